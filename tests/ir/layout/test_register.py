@@ -46,7 +46,11 @@ def fields(layout):
 def indices(layout):
     """int64 (rank, T, L): the multi-index of every place."""
     flat = layout.logical_indices()
-    return np.array(np.unravel_index(flat, layout.shape)) if layout.rank else flat[None][:0]
+    if layout.rank == 0:
+        return flat[None][:0]
+    # Of one dimension: numpy 2.4 unravels arrays of shape (N > 8192, 1) wrongly.
+    index = np.array(np.unravel_index(flat.ravel(), layout.shape))
+    return index.reshape(layout.rank, *flat.shape)
 
 
 # ---- examples

@@ -1,0 +1,52 @@
+"""Example 6: the same matmul with asynchronous copies, which pass by the registers.
+
+New here: `copy_async` and waiting. A copy's data may be read after its wait *and* a sync: the wait
+covers the thread's own copies, the sync those of the others.
+"""
+
+import torch
+
+import tilus
+from tilus import float16, float32, int32
+
+
+class AsyncMatmul(tilus.Script):
+    def __init__(self, block_m: int = 32, block_n: int = 64, block_k: int = 32):
+        super().__init__()
+        self.block_m = block_m
+        self.block_n = block_n
+        self.block_k = block_k
+
+    def __call__(self, m: int32, n: int, k: int, a_ptr: ~float16, b_ptr: ~float16, c_ptr: ~float16):
+        self.attrs.blocks = [tilus.utils.cdiv(m, self.block_m), tilus.utils.cdiv(n, self.block_n)]
+        self.attrs.warps = 4
+
+        g_a = self.global_view(a_ptr, dtype=float16, shape=[m, k])
+        g_b = self.global_view(b_ptr, dtype=float16, shape=[k, n])
+        g_c = self.global_view(c_ptr, dtype=float16, shape=[m, n])
+        i = self.blockIdx.x * self.block_m
+        j = self.blockIdx.y * self.block_n
+
+        s_a = self.shared_tensor(dtype=float16, shape=[self.block_m, self.block_k])
+        s_b = self.shared_tensor(dtype=float16, shape=[self.block_k, self.block_n])
+        acc = self.register_tensor(dtype=float32, shape=[self.block_m, self.block_n], init=0.0)
+        for p in range(0, k, self.block_k):
+            self.copy_async(g_a, s_a, offsets=[i, p])
+            self.copy_async(g_b, s_b, offsets=[p, j])
+            self.copy_async_wait_all()
+            self.sync()
+            acc = self.dot(self.load_shared(s_a), self.load_shared(s_b), acc)
+            self.sync()
+        self.store_global(g_c, acc.to(float16), offsets=[i, j])
+
+
+def main() -> None:
+    m, n, k = 50, 136, 104
+    a, b, c = torch.randn(m, k).half(), torch.randn(k, n).half(), torch.empty(m, n).half()
+    AsyncMatmul()(m, n, k, a, b, c)
+    torch.testing.assert_close(c, (a.float() @ b.float()).half(), rtol=2e-3, atol=1e-2)
+    print(f"matmul of {m} x {n} x {k} with asynchronous copies: equal to torch")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""Asynchronous copies from global to shared memory.
+
+    self.copy_async(g, s[k % 2], offsets=[0, 32 * k])
+    self.copy_async_commit_group()
+    self.copy_async_wait_group(1)     # all but the latest group have arrived ...
+    self.sync()                       # ... and now every thread sees them
+
+A copy belongs to the group that the next commit closes. The interpreter has the data land only with the wait: reading
+before the wait and the sync is an error, and so is writing to the target meanwhile.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tilus.errors import TilusError
+from tilus.instructions.arguments import (
+    check_offsets,
+    describe,
+    dims_tuple,
+    expect,
+    expr_tuple,
+)
+from tilus.interp.access import in_bounds, linear_offset, tensor_indices
+from tilus.interp.machine import spread
+from tilus.interp.shared import Access
+from tilus.ir.expr import Expr, as_int
+from tilus.ir.instruction import Effects, Instruction
+from tilus.ir.tensor import GlobalTensor, SharedTensor
+
+if TYPE_CHECKING:
+    from tilus.interp.machine import Machine
+
+# PTX ISA, "createpolicy": the priorities that a copy can give its lines in the L2 cache.
+EVICTION_PRIORITIES = ("evict_first", "evict_last", "evict_normal", "evict_unchanged")
+
+
+@dataclass(frozen=True, eq=False)
+class CopyAsync(
+    Instruction,
+    name="copy_async",
+    effects=Effects.READ_GLOBAL | Effects.WRITE_SHARED | Effects.ASYNC,
+):
+    dst: SharedTensor
+    src: GlobalTensor
+    offsets: tuple[Expr, ...]
+    dims: tuple[int, ...]
+    evict: str | None = None
+    check_bounds: bool = True
+
+    @classmethod
+    def build(
+        cls,
+        src: Any,
+        dst: Any,
+        offsets: Any,
+        dims: Any = None,
+        evict: str | None = None,
+        check_bounds: bool = True,
+    ) -> CopyAsync:
+        """Start a copy: dst[J] = src[o] with o = offsets, o[dims[k]] += J[k]; out of bounds it writes 0.
+
+        `dst` is a shared tensor or a part of one; `dims` are by default the last dimensions of `src`. `evict` hints
+        at the lines' priority in the L2 cache. With `check_bounds=False` you promise that no element is out of
+        bounds; the interpreter checks the promise.
+
+        Raises `TilusError` where the dtypes differ, and when run, where other threads may still read `dst`.
+
+        Example: `self.copy_async(g, s[stage], offsets=[i, k])`.
+        """
+        source = expect(src, GlobalTensor, "copy_async: src")
+        target = expect(dst, SharedTensor, "copy_async: dst")
+        along = dims_tuple(dims, len(target.shape), len(source.shape), "copy_async")
+        starts = expr_tuple(offsets, "copy_async: offsets")
+        return cls(target, source, starts, along, evict, bool(check_bounds))
+
+    def verify(self) -> None:
+        check_offsets(self.offsets, len(self.src.shape), self.name)
+        dims_tuple(self.dims, len(self.dst.shape), len(self.src.shape), self.name)
+        self.require(
+            self.src.dtype == self.dst.dtype,
+            "the dtypes of the two tensors differ",
+            found=f"global {self.src.dtype}, shared {self.dst.dtype}",
+            expected="the same dtype",
+            hint="copies do not convert: cast in registers",
+        )
+        self.require(
+            self.evict is None or self.evict in EVICTION_PRIORITIES,
+            "evict is not understood",
+            found=repr(self.evict),
+            expected=f"None, {', '.join(EVICTION_PRIORITIES)}",
+        )
+
+    def run(self, machine: Machine) -> None:
+        ref, shape = machine.global_ref(self.src), self.dst.shape
+        indices = tensor_indices(machine, self.offsets, self.dims, shape)
+        mask = in_bounds(indices, ref.shape, len(shape))
+        self.require(
+            mask is None or self.check_bounds,
+            "an element is out of bounds, although check_bounds=False promises that none is",
+            found=f"{self.src} at offsets [{', '.join(str(o) for o in self.offsets)}]",
+            hint="leave check_bounds out, so that such elements become 0",
+        )
+        offset = linear_offset(indices, ref.strides, len(shape))
+        offset = np.broadcast_to(offset, np.broadcast_shapes(offset.shape, (1, *shape)))
+        values = machine.memory.gather(
+            spread(ref.address, len(shape)),
+            offset,
+            self.src.dtype,
+            mask,
+            self.src.name or "the global tensor",
+        )
+        values = np.broadcast_to(values, (machine.count, *shape)).reshape(machine.count, -1)
+        places = machine.shared_ref(self.dst).offsets()
+        # Which thread copies what is the code generator's business, so no thread may rely on it.
+        machine.write_shared_async(self.dst, Access(None, places), values)
+
+
+@dataclass(frozen=True, eq=False)
+class CopyAsyncCommitGroup(Instruction, name="copy_async_commit_group", effects=Effects.ASYNC):
+    @classmethod
+    def build(cls) -> CopyAsyncCommitGroup:
+        """Close the group of all copies started since the last commit.
+
+        Example: `self.copy_async_commit_group()`.
+        """
+        return cls()
+
+    def run(self, machine: Machine) -> None:
+        machine.shared.commit_group(machine.blocks)
+
+
+@dataclass(frozen=True, eq=False)
+class CopyAsyncWaitGroup(Instruction, name="copy_async_wait_group", effects=Effects.ASYNC):
+    n: int
+
+    @classmethod
+    def build(cls, n: Any) -> CopyAsyncWaitGroup:
+        """Wait until at most the `n` latest groups are in flight; `n` is a compile-time constant.
+
+        Other threads see the data after the next sync.
+
+        Example: `self.copy_async_wait_group(0)`.
+        """
+        count = as_int(n)
+        if count is None:
+            raise TilusError(
+                "copy_async_wait_group: n must be known at compile time",
+                found=describe(n),
+                expected="a Python integer",
+            )
+        return cls(count)
+
+    def verify(self) -> None:
+        self.require(self.n >= 0, "n must be at least 0", found=str(self.n))
+
+    def run(self, machine: Machine) -> None:
+        machine.shared.wait_group(machine.blocks, self.n)
+
+
+@dataclass(frozen=True, eq=False)
+class CopyAsyncWaitAll(Instruction, name="copy_async_wait_all", effects=Effects.ASYNC):
+    @classmethod
+    def build(cls) -> CopyAsyncWaitAll:
+        """Wait for every copy, committed or not; other threads see the data after the next sync.
+
+        Example: `self.copy_async_wait_all()`.
+        """
+        return cls()
+
+    def run(self, machine: Machine) -> None:
+        machine.shared.wait_all(machine.blocks)

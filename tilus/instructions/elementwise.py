@@ -1,0 +1,255 @@
+"""Elementwise work on register tiles: making them, copying them, and every row of the operator
+table.
+
+    x = self.register_tensor(dtype=float32, shape=[16, 32], init=lambda i, j: i * 32 + j)
+    y = x * 2 + 1                     # NumPy broadcasting; the scalar takes the tile's dtype
+    z = self.exp(y)
+
+One class, `Elementwise`, serves all operators: what they compute and how they print is in
+`ir/expr.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tilus import dtypes
+from tilus.dtypes import DataType
+from tilus.errors import TilusError
+from tilus.instructions.arguments import expect, shape_tuple
+from tilus.instructions.placement import vectorized_layout
+from tilus.interp.machine import spread
+from tilus.ir.expr import OPERATORS, Expr, Operator, Var, as_expr, cast, compute
+from tilus.ir.instruction import Instruction, Known, Proposal, Strength
+from tilus.ir.layout import RegisterLayout, holds_operands
+from tilus.ir.tensor import RegisterTensor
+
+if TYPE_CHECKING:
+    from tilus.interp.machine import Machine
+
+Operand = RegisterTensor | Expr
+
+
+@dataclass(frozen=True, eq=False)
+class MakeRegisterTensor(Instruction, name="register_tensor"):
+    out: RegisterTensor
+    axes: tuple[Var, ...] = ()
+    init: Expr | None = None
+
+    @classmethod
+    def build(cls, *, dtype: Any, shape: Any, init: Any = None) -> MakeRegisterTensor:
+        """A register tile; `init` is a scalar, or a function of the index such as `lambda i, j: i +
+        j`.
+
+        Without `init` the tile must be written before it is read.
+        """
+        out = RegisterTensor(expect(dtype, DataType, "register_tensor: dtype"), shape_tuple(shape))
+        if init is None:
+            return cls(out)
+        if not callable(init):
+            return cls(out, (), _converted(init, out.dtype))
+        axes = tuple(Var(dtypes.int32, f"i{k}") for k in range(len(out.shape)))
+        return cls(out, axes, _converted(init(*axes), out.dtype))
+
+    def layouts(self, known: Known) -> Iterator[Proposal]:
+        if known.register(self.out) is None:
+            yield Proposal(self.out, default_layout(known.num_threads, self.out), Strength.MAY)
+
+    def run(self, machine: Machine) -> None:
+        if self.init is None:
+            machine.undefine(self.out)
+            return
+        machine[self.out] = machine.over_axes(self.init, self.axes, self.out.shape)
+
+
+def _converted(init: Any, dtype: DataType) -> Expr:
+    """`init` as an expression of `dtype`; a number that the dtype cannot hold is an error, not a
+    wrap.
+    """
+    if isinstance(init, (bool, int, float)) and not dtype.is_pointer():
+        return as_expr(init, dtype) if isinstance(init, int) else cast(as_expr(float(init)), dtype)
+    return cast(init, dtype)
+
+
+def default_layout(num_threads: int, tile: RegisterTensor) -> RegisterLayout:
+    """Where nothing else decides: rows over threads, 128-bit runs in each."""
+    return vectorized_layout(
+        num_threads, tile.shape, tile.dtype, tile.shape[-1] if tile.shape else 1
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class AssignTile(Instruction, name="assign"):
+    out: RegisterTensor
+    src: RegisterTensor
+
+    @classmethod
+    def build(cls, dst: Any, src: Any) -> AssignTile:
+        """Copy `src` into the register tile `dst`: same dtype, same shape."""
+        return cls(
+            expect(dst, RegisterTensor, "assign: dst"), expect(src, RegisterTensor, "assign: src")
+        )
+
+    def verify(self) -> None:
+        self.require(
+            (self.out.dtype, self.out.shape) == (self.src.dtype, self.src.shape),
+            f"the new value of {self.out.name or 'the tile'} has another type",
+            found=str(self.src),
+            expected=str(self.out),
+            hint=f"cast it: .to({self.out.dtype})"
+            if self.out.shape == self.src.shape
+            else "use another name",
+        )
+
+    def layouts(self, known: Known) -> Iterator[Proposal]:
+        yield from same_layout(known, self.out, self.src)
+
+    def check_layouts(self) -> None:
+        check_operands(self, self.out, (self.src,))
+
+    def run(self, machine: Machine) -> None:
+        machine[self.out] = machine[self.src]
+
+
+@dataclass(frozen=True, eq=False)
+class Elementwise(Instruction, name="elementwise"):
+    """Row `op` of the operator table on tiles and scalars, broadcast as NumPy does."""
+
+    out: RegisterTensor
+    op: str
+    args: tuple[Operand, ...]
+
+    @classmethod
+    def build(cls, op: str, *args: Any, out: Any = None) -> Elementwise:
+        """Apply operator `op`; `out` reuses a tile of the result's shape and dtype."""
+        row = OPERATORS[op]
+        operands = _operands(row, args)
+        shape = broadcast_shapes(
+            row.name, [a.shape for a in operands if isinstance(a, RegisterTensor)]
+        )
+        dtype = row.result(tuple(a.dtype for a in operands))
+        if out is None:
+            return cls(RegisterTensor(dtype, shape), op, operands)
+        return cls(expect(out, RegisterTensor, f"{op}: out"), op, operands)
+
+    def verify(self) -> None:
+        row = OPERATORS[self.op]
+        shape = broadcast_shapes(
+            row.name, [a.shape for a in self.args if isinstance(a, RegisterTensor)]
+        )
+        dtype = row.result(tuple(a.dtype for a in self.args))
+        self.require(
+            (self.out.dtype, self.out.shape) == (dtype, shape),
+            f"{self.op} gives another type than its result has",
+            found=str(self.out),
+            expected=str(RegisterTensor(dtype, shape)),
+        )
+
+    def layouts(self, known: Known) -> Iterator[Proposal]:
+        tiles = [a for a in self.args if isinstance(a, RegisterTensor)]
+        yield from broadcast_layouts(known, self.out, tiles)
+
+    def check_layouts(self) -> None:
+        check_operands(self, self.out, tuple(a for a in self.args if isinstance(a, RegisterTensor)))
+
+    def run(self, machine: Machine) -> None:
+        row, rank = OPERATORS[self.op], len(self.out.shape)
+        values = [_value(machine, a, rank) for a in self.args]
+        machine[self.out] = compute(row, values, [a.dtype for a in self.args], self.out.dtype)
+
+
+def _operands(row: Operator, args: tuple[Any, ...]) -> tuple[Operand, ...]:
+    if len(args) != row.arity:
+        raise TilusError(
+            f"{row.name} takes {row.arity} operands", found=f"{len(args)}", expected=f"{row.arity}"
+        )
+    tiles = [a for a in args if isinstance(a, RegisterTensor)]
+    like = next(
+        (a.dtype for a in tiles if a.dtype.kind != "bool"), tiles[0].dtype if tiles else None
+    )
+    return tuple(_operand(row, a, like) for a in args)
+
+
+def _operand(row: Operator, value: Any, like: DataType | None) -> Operand:
+    """A tile, or a scalar which takes the tile's dtype."""
+    if isinstance(value, RegisterTensor):
+        return value
+    if not isinstance(value, (bool, int, float, Expr)):
+        return expect(value, RegisterTensor, f"{row.name}: operand")
+    scalar = as_expr(value, like)
+    if like is None or scalar.dtype.kind == "bool" or scalar.dtype == like:
+        return scalar
+    if like.is_float() or scalar.dtype.is_integer():
+        return cast(scalar, like)
+    return scalar
+
+
+def _value(machine: Machine, operand: Operand, rank: int) -> Any:
+    """The operand's array, (blocks, extents...) with leading ones up to `rank` extents."""
+    if isinstance(operand, Expr):
+        return spread(machine.scalar(operand), rank)
+    values = machine[operand]
+    missing = rank - len(operand.shape)
+    return values.reshape(values.shape[0], *(1,) * missing, *operand.shape) if missing else values
+
+
+def broadcast_shapes(what: str, shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
+    """NumPy's broadcast of the shapes, or an error that shows them."""
+    try:
+        return tuple(np.broadcast_shapes(*shapes))
+    except ValueError:
+        raise TilusError(
+            f"{what}: the shapes do not broadcast",
+            found=" and ".join(str(list(s)) for s in shapes),
+            expected="extents that are equal, or 1, counted from the last dimension",
+            hint="use unsqueeze, squeeze, transpose or repeat to line the dimensions up",
+        ) from None
+
+
+def same_layout(known: Known, a: RegisterTensor, b: RegisterTensor) -> Iterator[Proposal]:
+    """Tiles of one shape that meet in an elementwise copy have one layout."""
+    la, lb = known.register(a), known.register(b)
+    if la is not None and lb is None:
+        yield Proposal(b, la, Strength.MUST)
+    if lb is not None and la is None:
+        yield Proposal(a, lb, Strength.MUST)
+
+
+def broadcast_layouts(
+    known: Known, out: RegisterTensor, args: list[RegisterTensor]
+) -> Iterator[Proposal]:
+    """The result takes the layout of an operand of its shape; operands take the result's, reduced
+    to their shape.
+    """
+    layout = known.register(out)
+    if layout is None:
+        candidates = (known.register(a) for a in args if a.shape == out.shape)
+        layout = next((c for c in candidates if c is not None), None)
+        if layout is not None:
+            yield Proposal(out, layout, Strength.MUST)
+        else:
+            yield Proposal(out, default_layout(known.num_threads, out), Strength.MAY)
+            return
+    for arg in args:
+        if known.register(arg) is None:
+            yield Proposal(arg, layout.reduce_to(arg.shape), Strength.MUST)
+
+
+def check_operands(
+    instruction: Instruction, out: RegisterTensor, args: tuple[RegisterTensor, ...]
+) -> None:
+    """Every thread that computes an element must hold the operands' elements."""
+    for arg in args:
+        assert out.layout is not None and arg.layout is not None
+        if not holds_operands(out.layout, arg.layout):
+            raise TilusError(
+                f"{instruction.name}: threads do not hold the elements they combine",
+                found=f"{arg.name or 'operand'}: {arg.layout}; result: {out.layout}",
+                expected="operands with the result's layout, or replicated where they broadcast",
+                hint="annotate_layout one of them, or pass the data through shared memory to "
+                "change its layout",
+            )

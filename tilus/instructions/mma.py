@@ -1,0 +1,283 @@
+"""Matrix multiplication of register tiles.
+
+    acc = self.register_tensor(dtype=float32, shape=[64, 64], init=0.0)
+    self.dot(a, b, acc, out=acc)      # acc += a @ b
+
+Where dtypes, extents and warps fit a tensor-core instruction, the operands take the layouts of its fragments; otherwise
+each thread computes its elements with ordinary arithmetic. `Dot.form` says which, and why. The surprise: both forms mean
+the same, a product in float32 (integers: exact) that is rounded once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tilus import dtypes
+from tilus.dtypes import DataType, convert
+from tilus.errors import TilusError
+from tilus.instructions.arguments import expect
+from tilus.instructions.elementwise import default_layout
+from tilus.ir.expr import promote
+from tilus.ir.instruction import Instruction, Known, Proposal, Strength
+from tilus.ir.layout import (
+    LayoutError,
+    MmaDotConfig,
+    RegisterLayout,
+    find_atomic_mma,
+    holds_operands,
+    local,
+    mma_dot_config,
+)
+from tilus.ir.tensor import RegisterTensor
+
+if TYPE_CHECKING:
+    from tilus.interp.machine import Machine
+
+Array = np.ndarray[Any, Any]
+WARP_SIZE = 32
+_FLOAT8 = (dtypes.float8_e4m3, dtypes.float8_e5m2)
+
+
+@dataclass(frozen=True, eq=False)
+class Dot(Instruction, name="dot"):
+    out: RegisterTensor
+    a: RegisterTensor
+    b: RegisterTensor
+    c: RegisterTensor | None = None
+
+    @classmethod
+    def build(
+        cls, a: Any, b: Any, c: Any = None, /, *, acc_dtype: Any = None, out: Any = None
+    ) -> Dot:
+        """`a @ b`, or `a @ b + c`: a of shape [m, k], b of [k, n], c and the result of [m, n].
+
+        `acc_dtype` is the dtype of c and the result: by default that of c or out, else float32 for floats of at most
+        32 bits and int32 for integers of at most 32 bits. `out=c` accumulates in place.
+
+        Tensor cores multiply (f16, f32), (f16, f16), (bf16, f32), (int8, int32), and (f8, f32) from sm_89, in tiles
+        whose extents are multiples of 16 x 8 x 16 (8-bit: 16 x 8 x 32). Anything else is computed without them.
+        Raises `TilusError` for operands of less than 8 bits: cast them first.
+
+        Example: `self.dot(a, b.to(tilus.float16), acc, out=acc)`.
+        """
+        left, right = expect(a, RegisterTensor, "dot: a"), expect(b, RegisterTensor, "dot: b")
+        addend = None if c is None else expect(c, RegisterTensor, "dot: c")
+        if acc_dtype is not None:
+            acc_dtype = expect(acc_dtype, DataType, "dot: acc_dtype")
+        if out is None:
+            _check_shapes(left, right)
+            like = acc_dtype or (addend.dtype if addend else None)
+            dtype = like or _default_accumulator(_operand_dtype(left.dtype, right.dtype))
+            out = RegisterTensor(dtype, (left.shape[0], right.shape[1]))
+        result = expect(out, RegisterTensor, "dot: out")
+        if acc_dtype is not None and result.dtype != acc_dtype:
+            raise TilusError(
+                "dot: out is of another dtype than acc_dtype",
+                found=f"{result.dtype} and {acc_dtype}",
+                expected="the same dtype",
+            )
+        return cls(result, left, right, addend)
+
+    def verify(self) -> None:
+        _check_shapes(self.a, self.b)
+        operand = _operand_dtype(self.a.dtype, self.b.dtype)
+        _check_accumulator(operand, self.out.dtype)
+        expected = RegisterTensor(self.out.dtype, (self.a.shape[0], self.b.shape[1]))
+        for what, tile in (("c", self.c), ("the result", self.out)):
+            self.require(
+                tile is None or (tile.dtype, tile.shape) == (expected.dtype, expected.shape),
+                f"{what} is of another type",
+                found=str(tile),
+                expected=str(expected),
+                hint="c and out have the accumulator's dtype: acc_dtype=...",
+            )
+
+    # ---- layouts ----
+
+    @property
+    def _accumulators(self) -> tuple[RegisterTensor, ...]:
+        return (self.out,) if self.c is None or self.c is self.out else (self.out, self.c)
+
+    def layouts(self, known: Known) -> Iterator[Proposal]:
+        tiles = (self.a, self.b, *self._accumulators)
+        have = {t: layout for t in tiles if (layout := known.register(t)) is not None}
+        if len(have) == len(tiles):
+            return
+        config, _ = self._configuration(known.num_threads, have)
+        if config is None:
+            yield from self._simt_layouts(known)
+            return
+        for tile, layout in self._fragments(config):
+            if tile not in have:
+                yield Proposal(tile, layout, Strength.MUST)
+
+    def _fragments(self, config: MmaDotConfig) -> Iterator[tuple[RegisterTensor, RegisterLayout]]:
+        yield self.a, config.la
+        yield self.b, config.lb
+        for tile in self._accumulators:
+            yield tile, config.lc
+
+    def _configuration(
+        self, num_threads: int, have: dict[RegisterTensor, RegisterLayout]
+    ) -> tuple[MmaDotConfig | None, str]:
+        """The best tensor-core tiling that agrees with the layouts known so far, or why there is none."""
+        try:
+            configs = self._tilings(num_threads)
+        except LayoutError as error:
+            return None, f"{error.message}" + (f": {error.found}" if error.found else "")
+        for config in configs:
+            if all(have.get(tile, layout) == layout for tile, layout in self._fragments(config)):
+                return config, ""
+        fixed = ", ".join(name for name, tile in self._named() if tile in have)
+        return None, f"no {configs[0].atom.name} tiling has the layouts that {fixed} have already"
+
+    def _named(self) -> Iterator[tuple[str, RegisterTensor]]:
+        yield from (("a", self.a), ("b", self.b), ("the result", self.out))
+        if self.c is not None and self.c is not self.out:
+            yield "c", self.c
+
+    def _tilings(self, num_threads: int) -> list[MmaDotConfig]:
+        """All tilings of the block's warps, first those in which a warp reads the fewest elements."""
+        atom = find_atomic_mma(self.a.dtype, self.b.dtype, self.out.dtype)
+        (m, k), n = self.a.shape, self.b.shape[1]
+        for name, extent, unit in (("m", m, atom.m), ("n", n, atom.n), ("k", k, atom.k)):
+            if extent % unit:
+                raise LayoutError(
+                    f"the tile is no multiple of {atom.name}",
+                    found=f"{name} = {extent}, {unit} needed",
+                )
+        warps, rows, columns = num_threads // WARP_SIZE, m // atom.m, n // atom.n
+        configs = [
+            mma_dot_config(
+                atom, (wm, warps // wm), (rows // wm, columns * wm // warps, k // atom.k)
+            )
+            for wm in range(1, warps + 1)
+            if warps % wm == 0 and rows % wm == 0 and columns % (warps // wm) == 0
+        ]
+        if num_threads % WARP_SIZE or not configs:
+            raise LayoutError(
+                f"{num_threads} threads cannot share the tile",
+                found=f"{rows} x {columns} atoms of {atom.name}",
+            )
+        return sorted(configs, key=_operand_traffic)
+
+    def _simt_layouts(self, known: Known) -> Iterator[Proposal]:
+        layout = next((lo for t in self._accumulators if (lo := known.register(t))), None)
+        if layout is None:
+            default = default_layout(known.num_threads, self.out)
+            yield Proposal(self.out, default, Strength.SHOULD)
+            return
+        for tile in self._accumulators:
+            if known.register(tile) is None:
+                yield Proposal(tile, layout, Strength.MUST)
+        # A thread computes its elements alone when it holds their rows of a and columns of b.
+        k = self.a.shape[1]
+        rows, columns = layout.reduce(1, keepdims=True), layout.reduce(0, keepdims=True)
+        for tile, operand in ((self.a, rows * local(1, k)), (self.b, columns * local(k, 1))):
+            if known.register(tile) is None:
+                yield Proposal(tile, operand, Strength.SHOULD)
+
+    def form(self, num_threads: int) -> str:
+        """How it is computed, now that the layouts are known: the tensor-core tiling, or why there is none."""
+        have = {t: t.layout for _, t in self._named() if t.layout is not None}
+        config, refusal = self._configuration(num_threads, have)
+        if config is None:
+            return f"dot without tensor cores: {refusal}"
+        warps, repeat = ("x".join(map(str, e)) for e in (config.warp_spatial, config.warp_repeat))
+        return f"dot by {config.atom.opcode}: warps {warps}, each {repeat} times"
+
+    def check_layouts(self) -> None:
+        if self.c is not None:
+            assert self.c.layout is not None and self.out.layout is not None
+            self.require(
+                holds_operands(self.out.layout, self.c.layout),
+                "c and the result lie in different threads",
+                found=f"c: {self.c.layout}; result: {self.out.layout}",
+                expected="one layout",
+                hint="annotate_layout only one of them",
+            )
+
+    # ---- meaning ----
+
+    def run(self, machine: Machine) -> None:
+        a, b = machine[self.a], machine[self.b]
+        c = None if self.c is None else machine[self.c]
+        product = _float_product if self.out.dtype.is_float() else _integer_product
+        machine[self.out] = product(self, a, b, c)
+
+
+def _float_product(dot: Dot, a: Array, b: Array, c: Array | None) -> Array:
+    wide = dtypes.float64 if dot.out.dtype == dtypes.float64 else dtypes.float32
+    with np.errstate(all="ignore"):
+        total = np.matmul(convert(a, dot.a.dtype, wide), convert(b, dot.b.dtype, wide))
+        if c is not None:
+            total = total + convert(c, dot.out.dtype, wide)
+    return convert(total, wide, dot.out.dtype)
+
+
+def _integer_product(dot: Dot, a: Array, b: Array, c: Array | None) -> Array:
+    # Products of 8-bit integers are exact in float64, which has a fast matmul; others wrap around in 64 bits.
+    exact = np.float64 if max(dot.a.dtype.nbits, dot.b.dtype.nbits) == 8 else np.int64
+    total = np.matmul(a.astype(exact), b.astype(exact)).astype(np.int64)
+    if c is not None:
+        total = total + c.astype(np.int64)
+    return total.astype(dot.out.dtype.carrier)
+
+
+def _operand_traffic(config: MmaDotConfig) -> tuple[int, tuple[int, int]]:
+    (wm, wn) = config.warp_spatial
+    return config.m // wm + config.n // wn, config.warp_spatial
+
+
+def _check_shapes(a: RegisterTensor, b: RegisterTensor) -> None:
+    if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[1] != b.shape[0]:
+        raise TilusError(
+            "dot: the shapes do not multiply",
+            found=f"{list(a.shape)} @ {list(b.shape)}",
+            expected="[m, k] @ [k, n]",
+            hint="transpose or reshape an operand",
+        )
+
+
+def _operand_dtype(a: DataType, b: DataType) -> DataType:
+    """The dtype both operands are multiplied in; any float8 stays, narrower formats are refused."""
+    if a in _FLOAT8 and b in _FLOAT8:
+        return a
+    common = promote(a, b) if a != b else a
+    if common.kind not in ("int", "uint", "float") or common.nbits < 8 or _odd_float8(common):
+        raise TilusError(
+            f"dot: {common} is a storage format",
+            found=f"{a} @ {b}",
+            expected="floats of 16 bits or more, float8_e4m3, float8_e5m2, integers of 8 bits or more",
+            hint="cast the operand first: x.to(tilus.float16)",
+        )
+    return common
+
+
+def _odd_float8(dtype: DataType) -> bool:
+    return dtype.is_float() and dtype.nbits == 8 and dtype not in _FLOAT8
+
+
+def _default_accumulator(operand: DataType) -> DataType:
+    if operand.is_float():
+        return dtypes.float64 if operand == dtypes.float64 else dtypes.float32
+    return dtypes.int64 if operand.nbits == 64 else dtypes.int32
+
+
+def _check_accumulator(operand: DataType, acc: DataType) -> None:
+    """The accumulator is of the operands' kind and no narrower than they are."""
+    floats = operand.is_float() and acc.is_float() and acc.nbits >= max(16, operand.nbits)
+    integers = operand.is_integer() and acc.is_integer() and acc.nbits >= max(32, operand.nbits)
+    if not (floats or integers):
+        raise TilusError(
+            "dot: the accumulator does not fit the operands",
+            found=f"{operand} accumulated in {acc}",
+            expected="a float at least as wide, of 16 bits or more"
+            if operand.is_float()
+            else "an integer at least as wide, of 32 bits or more",
+            hint=f"acc_dtype={_default_accumulator(operand)}",
+        )

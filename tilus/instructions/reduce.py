@@ -1,0 +1,179 @@
+"""Reductions of register tiles along dimensions: sum, max, min, any, all.
+
+    row = self.sum(x, dim=1)                   # [16, 32] -> [16]
+    top = x.max(dim=-1, keepdim=True)          # [16, 32] -> [16, 1], broadcasts against x
+
+The result has the layout of `x` with the reduced dimensions taken out: the threads along them all hold the result.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from tilus import dtypes
+from tilus.dtypes import DataType, convert
+from tilus.errors import TilusError
+from tilus.instructions.arguments import expect
+from tilus.instructions.elementwise import default_layout
+from tilus.instructions.shape import dims_of
+from tilus.ir.expr import require_arithmetic
+from tilus.ir.instruction import Instruction, Known, Proposal, Strength
+from tilus.ir.layout import holds_operands
+from tilus.ir.tensor import RegisterTensor
+
+if TYPE_CHECKING:
+    from tilus.interp.machine import Machine
+
+Array = np.ndarray[Any, Any]
+R = TypeVar("R", bound="Reduce")
+
+
+@dataclass(frozen=True, eq=False)
+class Reduce(Instruction):
+    """Base of the family; a subclass says what the result's dtype is and how values combine."""
+
+    out: RegisterTensor
+    x: RegisterTensor
+    dims: tuple[int, ...]
+    keepdim: bool
+
+    @classmethod
+    def build(
+        cls: type[R], x: Any, *, dim: Any = None, keepdim: bool = False, out: Any = None
+    ) -> R:
+        """Reduce the register tile `x` along `dim` (an int or a list; all dimensions by default).
+
+        `keepdim` keeps the reduced dimensions with extent 1. `out` reuses a tile of the result's shape and dtype.
+
+        sum: float16 and bfloat16 accumulate in float32 and are rounded once; integers wrap around in their own dtype.
+        max, min: of the dtype of `x`; nan wins. any, all: boolean, whether elements differ from 0.
+        Raises `TilusError` for dtypes without arithmetic; cast narrow ones first.
+
+        Example: `total = self.sum(x, dim=0)`.
+        """
+        tile = expect(x, RegisterTensor, f"{cls.name}: x", hint=_scalar_hint(cls.name, x))
+        rank = len(tile.shape)
+        dims = tuple(range(rank)) if dim is None else tuple(sorted(dims_of(dim, rank, cls.name)))
+        if out is None:
+            out = RegisterTensor(cls.dtype_of(tile.dtype), _shape(tile.shape, dims, bool(keepdim)))
+        return cls(expect(out, RegisterTensor, f"{cls.name}: out"), tile, dims, bool(keepdim))
+
+    @classmethod
+    def dtype_of(cls, dtype: DataType) -> DataType:
+        """The dtype of the result; `TilusError` where the reduction is not defined on `dtype`."""
+        require_arithmetic(dtype)
+        return dtype
+
+    @abstractmethod
+    def combine(self, values: Array, axes: tuple[int, ...]) -> Array:
+        """Reduce carrier values of `x` along `axes` (kept with extent 1) to carrier values of `out`."""
+
+    def verify(self) -> None:
+        rank = len(self.x.shape)
+        self.require(
+            len(set(self.dims)) == len(self.dims) and set(self.dims) <= {*range(rank)},
+            "dims must be different dimensions of the tile",
+            found=f"dims={list(self.dims)} of {self.x}",
+        )
+        expected = RegisterTensor(
+            self.dtype_of(self.x.dtype), _shape(self.x.shape, self.dims, self.keepdim)
+        )
+        self.require(
+            (self.out.dtype, self.out.shape) == (expected.dtype, expected.shape),
+            "the result is of another type",
+            found=str(self.out),
+            expected=str(expected),
+        )
+
+    def layouts(self, known: Known) -> Iterator[Proposal]:
+        layout = known.register(self.x)
+        if layout is None:
+            yield Proposal(self.x, default_layout(known.num_threads, self.x), Strength.MAY)
+        elif known.register(self.out) is None:
+            yield Proposal(self.out, layout.reduce(self.dims, self.keepdim), Strength.MUST)
+
+    def check_layouts(self) -> None:
+        assert self.x.layout is not None and self.out.layout is not None
+        have = self.x.layout.reduce(self.dims, self.keepdim)
+        self.require(
+            holds_operands(self.out.layout, have),
+            "the result lies in other threads than the reduction leaves it in",
+            found=str(self.out.layout),
+            expected=str(have),
+            hint="annotate_layout one of them, or pass the data through shared memory",
+        )
+
+    def run(self, machine: Machine) -> None:
+        values = machine[self.x]
+        reduced = self.combine(values, tuple(d + 1 for d in self.dims))
+        machine[self.out] = reduced.reshape(values.shape[0], *self.out.shape)
+
+
+def _shape(shape: tuple[int, ...], dims: tuple[int, ...], keepdim: bool) -> tuple[int, ...]:
+    if keepdim:
+        return tuple(1 if d in dims else extent for d, extent in enumerate(shape))
+    return tuple(extent for d, extent in enumerate(shape) if d not in dims)
+
+
+def _scalar_hint(name: str, x: Any) -> str | None:
+    other = {"max": "maximum", "min": "minimum"}.get(name)
+    return (
+        None
+        if isinstance(x, RegisterTensor) or not other
+        else f"of scalars: {name}(a, b); of tiles elementwise: self.{other}(a, b)"
+    )
+
+
+class Sum(Reduce, name="sum", methods=((RegisterTensor, "sum"),)):
+    @classmethod
+    def dtype_of(cls, dtype: DataType) -> DataType:
+        require_arithmetic(dtype)
+        if dtype.kind == "bool":
+            raise TilusError(
+                "sum: the sum of booleans would be a boolean",
+                found=str(dtype),
+                expected="an integer or a float",
+                hint="count them with self.sum(x.to(tilus.int32))",
+            )
+        return dtype
+
+    def combine(self, values: Array, axes: tuple[int, ...]) -> Array:
+        dtype = self.x.dtype
+        with np.errstate(all="ignore"):
+            if dtype.is_any_float16():
+                wide = convert(values, dtype, dtypes.float32)
+                total = np.sum(wide, axis=axes, dtype=np.float32, keepdims=True)
+                return convert(total, dtypes.float32, dtype)
+            return np.asarray(np.sum(values, axis=axes, dtype=dtype.carrier, keepdims=True))
+
+
+class Max(Reduce, name="max", methods=((RegisterTensor, "max"),)):
+    def combine(self, values: Array, axes: tuple[int, ...]) -> Array:
+        return np.asarray(np.maximum.reduce(values, axis=axes, keepdims=True))
+
+
+class Min(Reduce, name="min", methods=((RegisterTensor, "min"),)):
+    def combine(self, values: Array, axes: tuple[int, ...]) -> Array:
+        return np.asarray(np.minimum.reduce(values, axis=axes, keepdims=True))
+
+
+class _Truth(Reduce):
+    @classmethod
+    def dtype_of(cls, dtype: DataType) -> DataType:
+        require_arithmetic(dtype)
+        return dtypes.boolean
+
+
+class Any_(_Truth, name="any", methods=((RegisterTensor, "any"),)):
+    def combine(self, values: Array, axes: tuple[int, ...]) -> Array:
+        return np.any(convert(values, self.x.dtype, dtypes.boolean), axis=axes, keepdims=True)
+
+
+class All(_Truth, name="all", methods=((RegisterTensor, "all"),)):
+    def combine(self, values: Array, axes: tuple[int, ...]) -> Array:
+        return np.all(convert(values, self.x.dtype, dtypes.boolean), axis=axes, keepdims=True)

@@ -1,0 +1,112 @@
+"""Walking and rewriting programs, for every pass.
+
+A rewrite is a function from a statement to what replaces it: the statement itself, another,
+several, or nothing. Bodies are rewritten first (bottom up), and unchanged parts stay the same
+objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, replace
+from typing import Any, TypeVar
+
+from tilus.ir.expr import Expr, Var, substitute
+from tilus.ir.instruction import Instruction, leaves, rebuild
+from tilus.ir.program import Program
+from tilus.ir.stmt import Body, Do, Stmt
+
+S = TypeVar("S", bound=Stmt)
+
+
+def walk(body: Body) -> Iterator[Stmt]:
+    """Every statement in program order, outer before inner."""
+    for stmt in body:
+        yield stmt
+        for inner in bodies(stmt):
+            yield from walk(inner)
+
+
+def bodies(stmt: Stmt) -> Iterator[Body]:
+    """The nested bodies of a statement."""
+    for f in fields(stmt):
+        value = getattr(stmt, f.name)
+        if isinstance(value, tuple) and f.name in BODY_FIELDS:
+            yield value
+
+
+BODY_FIELDS = ("body", "then", "otherwise")
+
+
+def instructions(program: Program) -> Iterator[Instruction]:
+    """Every instruction of the program in order."""
+    for stmt in walk(program.body):
+        if isinstance(stmt, Do):
+            yield stmt.instruction
+
+
+def expressions(stmt: Stmt) -> Iterator[Expr]:
+    """The scalar expressions a statement (not its nested bodies) evaluates."""
+    if isinstance(stmt, Do):
+        yield from (x for x in stmt.instruction.operands() if isinstance(x, Expr))
+        return
+    for f in fields(stmt):
+        if f.name not in BODY_FIELDS:
+            yield from (x for x in leaves(getattr(stmt, f.name)) if isinstance(x, Expr))
+
+
+Rewrite = Callable[[Stmt], Stmt | Body | None]
+
+
+def rewrite_body(body: Body, fn: Rewrite) -> Body:
+    result: list[Stmt] = []
+    for stmt in body:
+        new = fn(rewrite_nested(stmt, fn))
+        if isinstance(new, tuple):
+            result.extend(new)
+        elif new is not None:
+            result.append(new)
+    unchanged = len(result) == len(body) and all(a is b for a, b in zip(result, body, strict=True))
+    return body if unchanged else tuple(result)
+
+
+def rewrite_nested(stmt: S, fn: Rewrite) -> S:
+    """`stmt` with `fn` applied to the statements of its bodies."""
+    changed: dict[str, Any] = {}
+    for f in fields(stmt):
+        value = getattr(stmt, f.name)
+        if f.name in BODY_FIELDS and isinstance(value, tuple):
+            new = rewrite_body(value, fn)
+            if new is not value:
+                changed[f.name] = new
+    return replace(stmt, **changed) if changed else stmt
+
+
+def rewrite(program: Program, fn: Rewrite) -> Program:
+    body = rewrite_body(program.body, fn)
+    return program if body is program.body else replace(program, body=body)
+
+
+def map_operands(stmt: S, fn: Callable[[Any], Any]) -> S:
+    """`stmt` with `fn` applied to every tensor and expression outside its nested bodies."""
+    changed: dict[str, Any] = {}
+    for f in fields(stmt):
+        old = getattr(stmt, f.name)
+        if isinstance(old, Instruction):
+            new: Any = rebuild(old, fn)
+        elif isinstance(old, Expr):
+            new = fn(old)
+        else:
+            continue
+        if new is not old:
+            changed[f.name] = new
+    return replace(stmt, **changed) if changed else stmt
+
+
+def substitute_vars(body: Body, mapping: Mapping[Var, Expr]) -> Body:
+    """Replace scalar variables by expressions in a whole body."""
+
+    def leaf(value: Any) -> Any:
+        return substitute(value, mapping) if isinstance(value, Expr) else value
+
+    return rewrite_body(body, lambda stmt: map_operands(stmt, leaf))

@@ -1,0 +1,89 @@
+"""Dead code: drop what nobody can see.
+
+a = load_global(...)      # never read          ->
+if True:                                        ->    store_global(...)
+    store_global(...)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tilus.ir.expr import Const, Expr, variables
+from tilus.ir.instruction import Instruction
+from tilus.ir.program import Program
+from tilus.ir.stmt import Assign, Body, Declare, Do, For, If, Stmt, While
+from tilus.ir.tensor import GlobalTensor
+from tilus.ir.visit import expressions, rewrite, walk
+
+
+@dataclass(frozen=True)
+class DeadCode:
+    """Removes unread results, variables nobody reads, and branches never taken."""
+
+    name: str = "dead_code"
+
+    def __call__(self, program: Program) -> Program:
+        while True:
+            result = _sweep(program)
+            if result is program:
+                return program
+            program = result
+
+
+def _sweep(program: Program) -> Program:
+    read = _read(program)
+
+    def visit(stmt: Stmt) -> Stmt | Body | None:
+        if isinstance(stmt, Do):
+            return None if _unread(stmt.instruction, read) else stmt
+        if isinstance(stmt, (Declare, Assign)):
+            return stmt if stmt.var in read else None
+        if isinstance(stmt, If):
+            return _branch(stmt)
+        if isinstance(stmt, While) and stmt.condition == Const(stmt.condition.dtype, False):
+            return None
+        if isinstance(stmt, For) and not stmt.body:
+            return None
+        return stmt
+
+    return rewrite(program, visit)
+
+
+def _branch(stmt: If) -> Stmt | Body | None:
+    if isinstance(stmt.condition, Const):
+        return stmt.then if stmt.condition.value else stmt.otherwise
+    return stmt if stmt.then or stmt.otherwise else None
+
+
+def _unread(instruction: Instruction, read: set[Any]) -> bool:
+    out = instruction.result
+    return out is not None and instruction.effects.removable and out not in read
+
+
+def _read(program: Program) -> set[Any]:
+    """Every tensor and variable that something other than its own definition reads."""
+    found: set[Any] = set()
+    for stmt in walk(program.body):
+        if isinstance(stmt, Do):
+            instruction = stmt.instruction
+            operands = list(instruction.reads())
+            operands += [x for x in instruction.writes() if x is not instruction.result]
+        else:
+            own = getattr(stmt, "var", None)
+            operands = [e for e in expressions(stmt) if e is not own]
+        for operand in operands:
+            _mark(operand, found)
+    return found
+
+
+def _mark(operand: Any, found: set[Any]) -> None:
+    if isinstance(operand, Expr):
+        found.update(variables(operand))
+        return
+    found.add(operand)
+    if isinstance(operand, GlobalTensor):
+        for extent in (*operand.shape, *operand.layout.strides):
+            if isinstance(extent, Expr):
+                found.update(variables(extent))

@@ -1,0 +1,130 @@
+"""Running a compiled program on arguments, on the engine that fits where they live.
+
+CPU tensors: the interpreter. Every check about devices and engines is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from tilus.config import settings
+from tilus.errors import TilusError
+from tilus.interp.machine import launch
+from tilus.interp.memory import Memory
+from tilus.ir.expr import Var
+from tilus.ir.program import Param, Program
+from tilus.lang.script import set_launcher
+from tilus.tensor import Tensor
+
+Engine = Callable[[Program, Sequence[Any]], None]
+
+
+def run_program(program: Program, values: Sequence[Any]) -> None:
+    """Run `program` with one value per parameter: numbers, torch or tilus tensors, addresses.
+
+    Raises `TilusError` where the tensors are on several devices, or no engine can run there.
+    """
+    _check_count(program, values)
+    for param, value in zip(program.params, values, strict=True):
+        _check_promise(param, value)
+    _engine(_device(program, values))(program, values)
+
+
+def interpret(program: Program, values: Sequence[Any]) -> None:
+    """Run on CPU memory by the virtual machine (interp/)."""
+    memory = Memory()
+    args: dict[Var, Any] = {}
+    mapped: set[tuple[int, int]] = set()
+    for param, value in zip(program.params, values, strict=True):
+        storage = _storage(value)
+        args[param.var] = (
+            value if storage is None else _map(memory, param.var.name, storage, mapped)
+        )
+    launch(program, args, memory)
+
+
+def _map(memory: Memory, name: str, storage: torch.Tensor, mapped: set[tuple[int, int]]) -> int:
+    """Make a tensor's memory readable; the same memory passed twice is mapped once."""
+    data = (
+        storage.detach().reshape(-1).view(torch.uint8).numpy()
+        if storage.numel()
+        else np.empty(0, np.uint8)
+    )
+    base = int(storage.data_ptr())
+    if data.size == 0:
+        return memory.allocate(name, 0)
+    if (base, data.size) not in mapped:
+        mapped.add((base, data.size))
+        memory.map(name, base, data)
+    return base
+
+
+def _storage(value: Any) -> torch.Tensor | None:
+    if isinstance(value, Tensor):
+        return value.storage
+    return value if isinstance(value, torch.Tensor) else None
+
+
+def _check_count(program: Program, values: Sequence[Any]) -> None:
+    if len(values) != len(program.params):
+        raise TilusError(
+            f"{program.name} takes {len(program.params)} arguments",
+            found=f"{len(values)}",
+            expected=", ".join(p.var.name for p in program.params),
+        )
+
+
+def _check_promise(param: Param, value: Any) -> None:
+    """The program was compiled for values divisible by this; others need another program."""
+    storage = _storage(value)
+    number = value if storage is None else storage.data_ptr()
+    if param.divisible_by > 1 and number % param.divisible_by:
+        raise TilusError(
+            f"the argument {param.var.name} breaks what the program was compiled for",
+            found=str(number),
+            expected=f"a multiple of {param.divisible_by}",
+            hint="compile the program for this argument",
+        )
+
+
+def _device(program: Program, values: Sequence[Any]) -> torch.device:
+    devices: dict[torch.device, str] = {}
+    for param, value in zip(program.params, values, strict=True):
+        storage = _storage(value)
+        if storage is not None:
+            devices.setdefault(storage.device, param.var.name)
+    if len(devices) > 1:
+        raise TilusError(
+            "the tensors of a launch are on different devices",
+            found=", ".join(f"{name} on {device}" for device, name in devices.items()),
+            expected="one device",
+            hint="move them with .to(device)",
+        )
+    return next(iter(devices), torch.device("cpu"))
+
+
+def _engine(device: torch.device) -> Engine:
+    name = settings().engine
+    if name == "auto":
+        name = "interpreter" if device.type == "cpu" else "cuda"
+    if name == "interpreter" and device.type == "cpu":
+        return interpret
+    if name == "interpreter":
+        raise TilusError(
+            "the interpreter runs on CPU tensors",
+            found=f"tensors on {device}",
+            hint="move them: x.cpu()",
+        )
+    raise TilusError(
+        f"the {name} engine is not part of this version",
+        found=f"engine {name}, tensors on {device}",
+        expected="CPU tensors and the engine interpreter (or auto)",
+        hint="move the tensors to the CPU: x.cpu()",
+    )
+
+
+set_launcher(run_program)
