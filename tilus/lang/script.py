@@ -29,7 +29,8 @@ from tilus.errors import TilusError
 from tilus.ir.instruction import REGISTRY
 from tilus.ir.program import Param, Program
 from tilus.lang.signature import Argument, Signature, read_signature
-from tilus.lang.transpile import read_source, transpile
+from tilus.lang.source import read_source
+from tilus.lang.transpile import transpile
 from tilus.passes import compile_program
 
 Launcher = Callable[[Program, Sequence[Any]], None]

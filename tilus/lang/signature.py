@@ -23,7 +23,7 @@ from tilus import dtypes
 from tilus.dtypes import DataType
 from tilus.errors import Location, TilusError, locate
 from tilus.ir.expr import Var
-from tilus.lang.transpile import Source
+from tilus.lang.source import Source
 from tilus.tensor import Tensor, dtype_from_torch
 
 CONSTANT_TYPES: tuple[type, ...] = (int, float, bool, str)

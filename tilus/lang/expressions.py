@@ -1,0 +1,501 @@
+"""Expressions of a kernel: one method per AST node, giving a host value, a scalar or a tensor."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tilus.dtypes import DataType, boolean
+from tilus.errors import TilusError, locate
+from tilus.ir.expr import Const, Expr, apply, as_expr, as_int, cast
+from tilus.ir.instruction import REGISTRY, TENSOR_METHODS, Instruction, build_from_call
+from tilus.ir.stmt import Assume
+from tilus.ir.tensor import GlobalTensor, RegisterTensor, SharedTensor
+from tilus.lang import values
+from tilus.lang.context import (
+    TENSORS,
+    Context,
+    InlineMethod,
+    call_host,
+    is_kernel_value,
+    unsupported,
+    values_kind,
+    values_text,
+)
+from tilus.lang.scope import Scope, unknown_name
+
+_MISSING: Any = object()
+
+
+@dataclass(frozen=True)
+class TensorMethod:
+    """`tile.method`, waiting for its call."""
+
+    tensor: Any
+    cls: type[Instruction]
+
+
+@dataclass(frozen=True)
+class Namespace:
+    """`self.atomic`: instructions whose names begin with a prefix."""
+
+    prefix: str
+
+
+class Expressions(Context):
+    """Evaluates expressions; instructions among them are emitted."""
+
+    # ---- what self offers besides instructions ----
+
+    def assume(self, condition: Any) -> None:
+        """Promise that a condition on scalars holds; the compiler relies on it, the interpreter
+        checks it.
+        """
+        if isinstance(condition, Expr) and not isinstance(condition, Const):
+            self.emit(Assume(cast(condition, boolean), location=self.location))
+            return
+        self.static_assert(condition, "the assumption is False")
+
+    def static_assert(self, condition: Any, msg: Any = None) -> None:
+        """Stop compilation with `msg` unless a compile-time condition holds."""
+        if isinstance(condition, Const):
+            condition = condition.value
+        if isinstance(condition, (Expr, *TENSORS)):
+            raise TilusError(
+                "static_assert needs a condition known at compile time",
+                found=values_text(condition),
+                hint="use self.assume(...) for conditions on run-time scalars",
+            )
+        if not condition:
+            raise TilusError(
+                f"static assertion failed: {msg}" if msg else "static assertion failed"
+            )
+
+    def _condition(self, node: ast.expr) -> Expr | bool:
+        """The truth of an expression: a Python bool where it is known now."""
+        value = self.expr(node)
+        if isinstance(value, TENSORS):
+            raise TilusError(
+                "a tile has no single truth value",
+                found=str(value),
+                hint="reduce it first: self.any(x).item() or self.all(x).item()",
+            )
+        if isinstance(value, Const):
+            return bool(value.value)
+        if isinstance(value, Expr):
+            return cast(value, boolean) if value.dtype == boolean else apply("ne", value, 0)
+        return bool(value)
+
+    # ---- expressions ----
+
+    def expr(self, node: ast.expr) -> Any:
+        with locate(self.frame.source.location(node)):
+            handler = getattr(self, f"expr_{type(node).__name__}", None)
+            if handler is None:
+                raise unsupported(node)
+            return handler(node)
+
+    def expr_Constant(self, node: ast.Constant) -> Any:
+        return node.value
+
+    def expr_Name(self, node: ast.Name) -> Any:
+        owner = self.scope.find(node.id)
+        if owner is not None:
+            return owner.names[node.id]
+        if node.id == "self":
+            return self.script
+        namespace = self.frame.source.namespace
+        if node.id in namespace and self.scope.ended_at(node.id) is None:
+            return namespace[node.id]
+        raise unknown_name(self.scope, node.id, list(namespace))
+
+    def expr_Tuple(self, node: ast.Tuple) -> Any:
+        return tuple(self._elements(node.elts))
+
+    def expr_List(self, node: ast.List) -> Any:
+        return self._elements(node.elts)
+
+    def expr_Set(self, node: ast.Set) -> Any:
+        return set(self._elements(node.elts))
+
+    def _elements(self, nodes: list[ast.expr]) -> list[Any]:
+        result: list[Any] = []
+        for node in nodes:
+            if isinstance(node, ast.Starred):
+                result.extend(self.expr(node.value))
+            else:
+                result.append(self.expr(node))
+        return result
+
+    def expr_Dict(self, node: ast.Dict) -> Any:
+        result: dict[Any, Any] = {}
+        for key, value in zip(node.keys, node.values, strict=True):
+            if key is None:
+                result.update(self.expr(value))
+            else:
+                result[self.expr(key)] = self.expr(value)
+        return result
+
+    def expr_JoinedStr(self, node: ast.JoinedStr) -> Any:
+        return "".join(str(self.expr(part)) for part in node.values)
+
+    def expr_FormattedValue(self, node: ast.FormattedValue) -> Any:
+        value = self.expr(node.value)
+        if isinstance(value, Expr) and not isinstance(value, Const):
+            raise TilusError(
+                "the value is known only when the kernel runs", hint='use self.printf("%d", value)'
+            )
+        spec = "" if node.format_spec is None else self.expr(node.format_spec)
+        text = {ord("r"): repr, ord("s"): str, ord("a"): ascii}.get(node.conversion, lambda v: v)(
+            value
+        )
+        return format(text, spec)
+
+    def expr_BinOp(self, node: ast.BinOp) -> Any:
+        left, right = self.expr(node.left), self.expr(node.right)
+        if isinstance(node.op, ast.MatMult):
+            raise TilusError("tiles are multiplied by self.dot", hint="self.dot(a, b)")
+        if isinstance(node.op, ast.Pow):
+            return self._power(left, right)
+        name, host = values.BINARY[type(node.op).__name__]
+        return self.operator(name, host, left, right)
+
+    def _power(self, left: Any, right: Any) -> Any:
+        if not is_kernel_value(left) and not is_kernel_value(right):
+            return left**right
+        if right == 2 and is_kernel_value(left):
+            return self.operator("square", lambda x: x, left)
+        raise TilusError(
+            "kernel values have no power operator",
+            expected="x ** 2",
+            hint="self.exp2(y * self.log2(x))",
+        )
+
+    def operator(self, name: str, host: Callable[..., Any], *args: Any) -> Any:
+        """An operator of the table; host values alone are left to Python."""
+        if not any(is_kernel_value(a) for a in args):
+            return call_host(host, args, {})
+        for arg in args:
+            if isinstance(arg, (SharedTensor, GlobalTensor)):
+                raise TilusError(
+                    f"{name} works on register tiles",
+                    found=str(arg),
+                    hint="load it first: self.load_shared(...) or self.load_global(...)",
+                )
+        return self.emit_result(values.apply_operator(name, *args))
+
+    def emit_result(self, value: Any) -> Any:
+        return self.emit_instruction(value) if isinstance(value, Instruction) else value
+
+    def expr_UnaryOp(self, node: ast.UnaryOp) -> Any:
+        value = self.expr(node.operand)
+        if isinstance(node.op, ast.UAdd):
+            return value
+        name, host = values.UNARY[type(node.op).__name__]
+        if name == "not" and isinstance(value, TENSORS):
+            raise TilusError("a tile has no single truth value", hint="use ~x on a boolean tile")
+        return self.operator(name, host, value)
+
+    def expr_BoolOp(self, node: ast.BoolOp) -> Any:
+        is_and = isinstance(node.op, ast.And)
+        result: Any = is_and
+        for part in node.values:
+            value = self.expr(part)
+            if isinstance(value, TENSORS):
+                raise TilusError(
+                    "a tile has no single truth value", hint="combine boolean tiles with & and |"
+                )
+            if not isinstance(result, Expr):
+                if bool(result) is not is_and:
+                    return result  # host values decide early, as in Python
+                result = value
+            else:
+                result = apply("and" if is_and else "or", result, as_expr(value))
+        return result
+
+    def expr_Compare(self, node: ast.Compare) -> Any:
+        operands = [self.expr(n) for n in (node.left, *node.comparators)]
+        parts = [
+            self._compare(op, a, b)
+            for op, a, b in zip(node.ops, operands, operands[1:], strict=False)
+        ]
+        result = parts[0]
+        for part in parts[1:]:
+            if isinstance(result, RegisterTensor) or isinstance(part, RegisterTensor):
+                result = self.operator("bitand", lambda a, b: a & b, result, part)
+            elif isinstance(result, Expr) or isinstance(part, Expr):
+                result = apply("and", result, part)
+            else:
+                result = result and part
+        return result
+
+    def _compare(self, op: ast.cmpop, a: Any, b: Any) -> Any:
+        if isinstance(op, ast.Is):
+            return a is b
+        if isinstance(op, ast.IsNot):
+            return a is not b
+        if isinstance(op, (ast.In, ast.NotIn)):
+            return (a in b) == isinstance(op, ast.In)
+        name, host = values.COMPARE[type(op).__name__]
+        return self.operator(name, host, a, b)
+
+    def expr_IfExp(self, node: ast.IfExp) -> Any:
+        condition = self._condition(node.test)
+        if isinstance(condition, bool):
+            return self.expr(node.body if condition else node.orelse)
+        return self.operator(
+            "where", lambda *a: a, condition, self.expr(node.body), self.expr(node.orelse)
+        )
+
+    def expr_Lambda(self, node: ast.Lambda) -> Any:
+        names = [a.arg for a in node.args.args]
+
+        def function(*args: Any) -> Any:
+            if len(args) != len(names):
+                raise TilusError(
+                    "the function takes another number of indices",
+                    found=f"lambda {', '.join(names)}",
+                    expected=f"{len(args)} arguments",
+                )
+            return self._with_names(
+                dict(zip(names, args, strict=True)), lambda: self.expr(node.body)
+            )
+
+        return function
+
+    def _with_names(self, names: Mapping[str, Any], action: Callable[[], Any]) -> Any:
+        outer = self.scope
+        self.frame.scope = Scope(outer, "lambda")
+        self.scope.names.update(names)
+        try:
+            return action()
+        finally:
+            self.frame.scope = outer
+
+    def expr_ListComp(self, node: ast.ListComp) -> Any:
+        return list(self._comprehension(node.generators, lambda: self.expr(node.elt)))
+
+    def expr_SetComp(self, node: ast.SetComp) -> Any:
+        return set(self._comprehension(node.generators, lambda: self.expr(node.elt)))
+
+    def expr_GeneratorExp(self, node: ast.GeneratorExp) -> Any:
+        return list(self._comprehension(node.generators, lambda: self.expr(node.elt)))
+
+    def expr_DictComp(self, node: ast.DictComp) -> Any:
+        return dict(
+            self._comprehension(
+                node.generators, lambda: (self.expr(node.key), self.expr(node.value))
+            )
+        )
+
+    def _comprehension(
+        self, generators: list[ast.comprehension], element: Callable[[], Any]
+    ) -> list[Any]:
+        if not generators:
+            return [element()]
+        first, rest = generators[0], generators[1:]
+        iterable = self.expr(first.iter)
+        if isinstance(iterable, (values.LoopRange, Expr, *TENSORS)):
+            raise TilusError(
+                "a comprehension runs over host values",
+                found=values_text(iterable),
+                hint="use range(n) with a compile-time n",
+            )
+        result: list[Any] = []
+        for item in iterable:
+            result += self._with_names(
+                _matched(first.target, item),
+                lambda: (
+                    self._comprehension(rest, element)
+                    if all(map(self._condition, first.ifs))
+                    else []
+                ),
+            )
+        return result
+
+    def expr_Attribute(self, node: ast.Attribute) -> Any:
+        return self.attribute(self.expr(node.value), node.attr)
+
+    def attribute(self, value: Any, name: str) -> Any:
+        if value is self.script:
+            return self._self_attribute(name)
+        if isinstance(value, Namespace):
+            return self._instruction(f"{value.prefix}.{name}")
+        if isinstance(value, TENSORS):
+            return self._tensor_attribute(value, name)
+        if isinstance(value, Expr) and name == "to":
+            return lambda dtype: cast(value, dtype)
+        try:
+            return getattr(value, name)
+        except AttributeError:
+            raise TilusError(f"{values_text(value)} has no attribute {name}") from None
+
+    def _self_attribute(self, name: str) -> Any:
+        special = self._specials().get(name, _MISSING)
+        if special is not _MISSING:
+            return special
+        user = inspect.getattr_static(type(self.script), name, None)
+        if inspect.isfunction(user) and not getattr(user, "tilus_language", False):
+            return InlineMethod(user, True)
+        if isinstance(user, staticmethod):
+            return InlineMethod(user.__func__, False)
+        if name in self.script.__dict__:
+            return self.script.__dict__[name]
+        if name in REGISTRY:
+            return REGISTRY[name]
+        if name in values.OPERATOR_METHODS:
+            return values.operator_function(values.OPERATOR_METHODS[name])
+        if any(key.startswith(f"{name}.") for key in REGISTRY):
+            return Namespace(name)
+        if hasattr(self.script, name):
+            return getattr(self.script, name)
+        raise self._unknown_attribute(name)
+
+    def _specials(self) -> dict[str, Any]:
+        return {
+            "blockIdx": values.BLOCK_INDEX,
+            "gridDim": values.GRID_DIMENSION,
+            "attrs": self.attrs,
+            "cuda": values.CUDA,
+            "range": values.loop_range,
+            "assume": self.assume,
+            "static_assert": self.static_assert,
+            "single_thread": values.single_thread,
+            "single_warp": values.single_warp,
+            "thread_group": values.thread_group,
+            "fast_divmod": values.fast_divmod,
+        }
+
+    def _unknown_attribute(self, name: str) -> TilusError:
+
+        names = [*self._specials(), *REGISTRY, *values.OPERATOR_METHODS, *self.script.__dict__]
+        close = difflib.get_close_matches(name, names, n=3)
+        return TilusError(
+            f"self has no instruction or attribute {name}",
+            hint=f"did you mean {' or '.join('self.' + c for c in close)}?"
+            if close
+            else "set it in __init__",
+        )
+
+    def _instruction(self, name: str) -> type[Instruction]:
+        if name not in REGISTRY:
+            raise self._unknown_attribute(name)
+        return REGISTRY[name]
+
+    def _tensor_attribute(self, tensor: Any, name: str) -> Any:
+        cls = TENSOR_METHODS.get((type(tensor), name))
+        if cls is not None:
+            return TensorMethod(tensor, cls)
+        if name == "shape":
+            extents = (as_int(e) if as_int(e) is not None else e for e in tensor.shape)
+            return tuple(extents)
+        if name in ("dtype", "layout", "name"):
+            return getattr(tensor, name)
+        known = [m for kind, m in TENSOR_METHODS if kind is type(tensor) and not m.startswith("__")]
+        raise TilusError(
+            f"a {values_kind(tensor)} has no attribute {name}",
+            expected=", ".join(["dtype", "shape", *sorted(known)]),
+        )
+
+    def expr_Subscript(self, node: ast.Subscript) -> Any:
+        container, index = self.expr(node.value), self.expr(node.slice)
+        if isinstance(container, TENSORS):
+            cls = TENSOR_METHODS.get((type(container), "__getitem__"))
+            if cls is None:
+                raise TilusError(
+                    "a register tile cannot be indexed: its elements lie in many threads",
+                    found=str(container),
+                    hint="store it to shared memory and load the part, or use .item() on a tile "
+                    "of size 1",
+                )
+            return self.emit_instruction(build_from_call(cls, (container, index), {}))
+        if isinstance(index, Expr) and not isinstance(index, Const):
+            raise TilusError(
+                "a host value is indexed by a value known only when the kernel runs",
+                found=values_text(container),
+                hint="use a compile-time index, or keep the data in a tensor",
+            )
+        if isinstance(index, Const):
+            index = index.value
+        return call_host(lambda: container[index], (), {})
+
+    def expr_Slice(self, node: ast.Slice) -> Any:
+        return slice(
+            *(None if n is None else self.expr(n) for n in (node.lower, node.upper, node.step))
+        )
+
+    # ---- calls ----
+
+    def arguments(self, node: ast.Call) -> tuple[list[Any], dict[str, Any]]:
+        args = self._elements(node.args)
+        kwargs: dict[str, Any] = {}
+        for keyword in node.keywords:
+            if keyword.arg is None:
+                kwargs.update(self.expr(keyword.value))
+            else:
+                kwargs[keyword.arg] = self.expr(keyword.value)
+        return args, kwargs
+
+    def expr_Call(self, node: ast.Call) -> Any:
+        function = self.expr(node.func)
+        args, kwargs = self.arguments(node)
+        outer, self.location = self.location, self.frame.source.location(node)
+        try:
+            return self.call(function, args, kwargs)
+        finally:
+            self.location = outer
+
+    def call(self, function: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        if isinstance(function, type) and issubclass(function, Instruction):
+            return self.emit_instruction(build_from_call(function, tuple(args), kwargs))
+        if isinstance(function, TensorMethod):
+            return self.emit_instruction(
+                build_from_call(function.cls, (function.tensor, *args), kwargs)
+            )
+        if isinstance(function, InlineMethod):
+            return self.inline(function, args, kwargs)
+        kernel_values = [a for a in (*args, *kwargs.values()) if is_kernel_value(a)]
+        replacement = (
+            _kernel_function(function) if kernel_values or _holds_kernel_values(args) else None
+        )
+        if replacement is not None:
+            return self.emit_result(call_host(replacement, args, kwargs))
+        if isinstance(function, DataType) and any(isinstance(a, TENSORS) for a in args):
+            raise TilusError(
+                f"{function}(...) makes scalars", hint=f"cast a tile with x.to({function})"
+            )
+        if function is builtins.print:
+            raise TilusError(
+                "print runs on the host", hint="use self.printf(...) or self.print_tensor(...)"
+            )
+        if not callable(function):
+            raise TilusError("this cannot be called", found=values_text(function))
+        return self.emit_result(call_host(function, args, kwargs))
+
+
+def _kernel_function(function: Any) -> Callable[..., Any] | None:
+    try:
+        return values.KERNEL_FUNCTIONS.get(function)
+    except TypeError:  # not hashable
+        return None
+
+
+def _holds_kernel_values(args: list[Any]) -> bool:
+    return any(isinstance(a, (list, tuple)) and any(map(is_kernel_value, a)) for a in args)
+
+
+def _matched(target: ast.expr, item: Any) -> dict[str, Any]:
+    """The names of a comprehension's target with their values."""
+    if isinstance(target, ast.Name):
+        return {target.id: item}
+    if isinstance(target, (ast.Tuple, ast.List)):
+        result: dict[str, Any] = {}
+        for element, part in zip(target.elts, item, strict=True):
+            result |= _matched(element, part)
+        return result
+    raise unsupported(target)
