@@ -18,8 +18,8 @@ import tilus
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("tilus.errors",),
-    ("tilus.config", "tilus.option", "tilus.dtypes", "tilus.target", "tilus.utils"),
-    ("tilus.tensor",),
+    ("tilus.config", "tilus.option", "tilus.dtypes", "tilus.target"),
+    ("tilus.tensor", "tilus.utils"),
     ("tilus.ir.layout",),
     ("tilus.ir",),
     ("tilus.codegen", "tilus.interp"),

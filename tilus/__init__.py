@@ -3,7 +3,7 @@
 The names that users type; everything else is in the subpackages. See docs/language.md.
 """
 
-from tilus import ir, lang, option, target, utils
+from tilus import ir, lang, ops, option, target, testing, utils
 from tilus.dtypes import (
     DataType,
     bf16,
@@ -207,12 +207,14 @@ __all__ = [
     "ir",
     "lang",
     "ones",
+    "ops",
     "option",
     "rand",
     "randint",
     "randn",
     "run_program",
     "target",
+    "testing",
     "tf32",
     "tfloat32",
     "u1",

@@ -15,6 +15,18 @@ from typing import Any, overload
 import torch
 
 from tilus.errors import TilusError
+from tilus.tensor import dtype_from_torch, dtype_to_torch
+
+__all__ = [
+    "benchmark_func",
+    "cdiv",
+    "dtype_from_torch",
+    "dtype_to_torch",
+    "gcd",
+    "is_power_of_two",
+    "lcm",
+    "prod",
+]
 
 
 @overload

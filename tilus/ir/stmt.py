@@ -1,13 +1,14 @@
 """The whole statement grammar.
 
-    body   := statement*
+    body      := statement*
     statement :=
-        Do(instruction)                               a tile instruction
-      | Declare(var, value) | Assign(var, value)      scalar variables | For(var, start, stop, step,
-      body, unroll) | While(condition, body) | If(condition, then, otherwise) | Break | Continue |
-      Return | Assume(condition)                             a promise of the user about scalars,
-      checked when interpreted | ThreadGroup(begin, count, body)               the body is run by
-      some of the block's threads
+        Do(instruction)                             a tile instruction
+      | Declare(var, value) | Assign(var, value)    scalar variables
+      | For(var, start, stop, step, body, unroll) | While(condition, body)
+      | If(condition, then, otherwise)
+      | Break | Continue | Return
+      | Assume(condition)                           a promise about scalars, checked when run
+      | ThreadGroup(begin, count, body)             run by some of the block's threads
 
 Every statement carries the place in the user's program that it came from.
 """

@@ -1,8 +1,8 @@
 """The three kinds of tile: in registers, in shared memory, in global memory.
 
     a: float16[16, 32]                       a register tile, spread over the threads of the block
-    s: shared float16[64, 64]                a tile in the block's shared memory g: global
-    float16[m, 4096]               a view of device memory; extents may be run-time scalars
+    s: shared float16[64, 64]                a tile in the block's shared memory
+    g: global float16[m, 4096]               a view of device memory; extents may be scalars
 
 A tensor is identified by the object, not by its name: two tiles called `a` are two tiles. The
 layout of a register or shared tile is absent until layout inference has chosen it.

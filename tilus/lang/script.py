@@ -5,8 +5,7 @@
             super().__init__()
             self.block = block
 
-        def __call__(self, n: int32, x_ptr: ~float32, y_ptr: ~float32):      # the kernel; its
-        source is compiled
+        def __call__(self, n: int32, x_ptr: ~float32, y_ptr: ~float32):  # the kernel: compiled
             self.attrs.blocks = tilus.utils.cdiv(n, self.block)
             self.attrs.warps = 4
             ...
