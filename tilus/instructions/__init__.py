@@ -1,31 +1,10 @@
-"""Every instruction family; importing this package fills the registry."""
+"""Every instruction family: each module of this package is imported, which fills the registry.
 
-from tilus.instructions import (
-    async_copy,
-    atomic,
-    cast,
-    debug,
-    elementwise,
-    global_memory,
-    mma,
-    reduce,
-    shape,
-    shared_memory,
-    slicing,
-    sync,
-)
+Adding an instruction is adding a class in one of these files, or a file; there is no list to keep.
+"""
 
-__all__ = [
-    "async_copy",
-    "atomic",
-    "cast",
-    "debug",
-    "elementwise",
-    "global_memory",
-    "mma",
-    "reduce",
-    "shape",
-    "shared_memory",
-    "slicing",
-    "sync",
-]
+import importlib
+import pkgutil
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

@@ -5,8 +5,9 @@
     self.copy_async_wait_group(1)     # all but the latest group have arrived ...
     self.sync()                       # ... and now every thread sees them
 
-A copy belongs to the group that the next commit closes. The interpreter has the data land only with the wait: reading
-before the wait and the sync is an error, and so is writing to the target meanwhile.
+A copy belongs to the group that the next commit closes. The interpreter has the data land only with
+the wait: reading before the wait and the sync is an error, and so is writing to the target
+meanwhile.
 """
 
 from __future__ import annotations
@@ -61,13 +62,14 @@ class CopyAsync(
         evict: str | None = None,
         check_bounds: bool = True,
     ) -> CopyAsync:
-        """Start a copy: dst[J] = src[o] with o = offsets, o[dims[k]] += J[k]; out of bounds it writes 0.
+        """Start a copy: dst[J] = src[o] with o = offsets, o[dims[k]] += J[k]; 0 out of bounds.
 
-        `dst` is a shared tensor or a part of one; `dims` are by default the last dimensions of `src`. `evict` hints
-        at the lines' priority in the L2 cache. With `check_bounds=False` you promise that no element is out of
-        bounds; the interpreter checks the promise.
+        `dst` is a shared tensor or a part of one; `dims` are by default the last dimensions of
+        `src`. `evict` hints at the lines' priority in the L2 cache. With `check_bounds=False` you
+        promise that no element is out of bounds; the interpreter checks the promise.
 
-        Raises `TilusError` where the dtypes differ, and when run, where other threads may still read `dst`.
+        Raises `TilusError` where the dtypes differ, and when run, where other threads may still
+        read `dst`.
 
         Example: `self.copy_async(g, s[stage], offsets=[i, k])`.
         """

@@ -5,8 +5,9 @@
     self.atomic.global_cas(locks, 0, taken, offsets=[i])          # compare with 0, and swap
     self.store_global_scatter(g, x, rows)                         # g[rows[J]] = x[J]
 
-Each element is updated once, however many threads hold it. Blocks follow each other in an unspecified order (the
-interpreter: that of the blocks), so only what does not depend on it is well defined.
+Each element is updated once, however many threads hold it. Blocks follow each other in an
+unspecified order (the interpreter: that of the blocks), so only what does not depend on it is well
+defined.
 """
 
 from __future__ import annotations
@@ -33,12 +34,13 @@ if TYPE_CHECKING:
     from tilus.interp.machine import Machine
 
 Array = np.ndarray[Any, Any]
-A = TypeVar("A", bound="Atomic")
+U = TypeVar("U", bound="_Update")
 C = TypeVar("C", bound="CompareAndSwap")
 Operands = tuple[
     RegisterTensor, GlobalTensor | SharedTensor, RegisterTensor, tuple[Expr, ...], tuple[int, ...]
 ]
-# CUDA C++ Programming Guide, "Atomic Functions": 16 bits by compare-and-swap, 32 and 64 bits natively.
+# CUDA C++ Programming Guide, "Atomic Functions": 16 bits by compare-and-swap, 32 and 64 bits
+# natively.
 ATOMIC_NBITS = (16, 32, 64)
 
 
@@ -53,20 +55,6 @@ class Atomic(Instruction):
     values: RegisterTensor
     offsets: tuple[Expr, ...]
     dims: tuple[int, ...]
-
-    @classmethod
-    def build(
-        cls: type[A], dst: Any, values: Any, /, *, offsets: Any, dims: Any = None, out: Any = None
-    ) -> A:
-        """Update dst[o] with values[J] where o = offsets, o[dims[k]] += J[k]; the result is the old values.
-
-        add, sub, min and max combine the old and the new value, exch replaces it. `dst` and `values` have the same
-        dtype, an integer or a float of 16, 32 or 64 bits; integers wrap around. In global memory elements out of
-        bounds are skipped and their old values read as 0; in shared memory they are an error. `out` reuses a tile.
-
-        Example: `old = self.atomic.global_add(counts, ones, offsets=[0])`.
-        """
-        return cls(*cls._operands(dst, values, offsets, dims, out))
 
     @classmethod
     def _operands(cls, dst: Any, values: Any, offsets: Any, dims: Any, out: Any) -> Operands:
@@ -143,7 +131,7 @@ class Atomic(Instruction):
         self.require(
             in_bounds(indices, extents, len(self.values.shape)) is None,
             "the tile reaches outside the shared tensor",
-            found=f"{self.values} at offsets [{', '.join(str(o) for o in self.offsets)}] of {self.dst}",
+            found=f"{self.values} at [{', '.join(str(o) for o in self.offsets)}] of {self.dst}",
         )
         offsets = machine.shared_ref(self.dst).offsets(tuple(indices))
         access = Access(self.values.layout, offsets, atomic=True)
@@ -154,7 +142,24 @@ class Atomic(Instruction):
         return old
 
 
-class _Combine(Atomic):
+class _Update(Atomic):
+    @classmethod
+    def build(
+        cls: type[U], dst: Any, values: Any, /, *, offsets: Any, dims: Any = None, out: Any = None
+    ) -> U:
+        """Update dst[o] with values[J], o = offsets, o[dims[k]] += J[k]; gives the old values.
+
+        add, sub, min and max combine the old and the new value, exch replaces it. `dst` and
+        `values` have the same dtype, an integer or a float of 16, 32 or 64 bits; integers wrap
+        around. In global memory elements out of bounds are skipped and their old values read as 0;
+        in shared memory they are an error. `out` reuses a tile.
+
+        Example: `old = self.atomic.global_add(counts, ones, offsets=[0])`.
+        """
+        return cls(*cls._operands(dst, values, offsets, dims, out))
+
+
+class _Combine(_Update):
     """`change` is a row of the operator table."""
 
     operator: ClassVar[str]
@@ -165,7 +170,7 @@ class _Combine(Atomic):
         return np.asarray(compute(OPERATORS[self.operator], values, [dtype, dtype], dtype))
 
 
-class _Exchange(Atomic):
+class _Exchange(_Update):
     def change(self, old: Array, operands: tuple[Array, ...]) -> Array:
         return np.broadcast_to(operands[0], old.shape)
 
@@ -175,7 +180,7 @@ class CompareAndSwap(Atomic):
     compare: RegisterTensor | Expr
 
     @classmethod
-    def build(  # type: ignore[override]
+    def build(
         cls: type[C],
         dst: Any,
         compare: Any,
@@ -188,8 +193,8 @@ class CompareAndSwap(Atomic):
     ) -> C:
         """Where dst[o] equals compare[J], replace it by values[J]; the result is the old values.
 
-        o = offsets, o[dims[k]] += J[k]. `compare` is a scalar or a tile of the type of `values`. Bounds and dtypes
-        as for the other atomics; floats are compared as numbers.
+        o = offsets, o[dims[k]] += J[k]. `compare` is a scalar or a tile of the type of `values`.
+        Bounds and dtypes as for the other atomics; floats are compared as numbers.
 
         Example: `old = self.atomic.global_cas(locks, 0, ones, offsets=[i])`.
         """
@@ -304,11 +309,11 @@ class StoreGlobalScatter(Instruction, name="store_global_scatter", effects=Effec
 
     @classmethod
     def build(cls, dst: Any, src: Any, indices: Any) -> StoreGlobalScatter:
-        """Store each element at an index of its own: dst[indices[0][J], indices[1][J], ...] = src[J].
+        """Store at indices of its own: dst[indices[0][J], indices[1][J], ...] = src[J].
 
-        `indices` is an integer tile of the shape of `src` for each dimension of `dst`, or a single tile where `dst`
-        has rank 1. Elements whose index is out of bounds are skipped; of several elements with the same index one is
-        stored.
+        `indices` is an integer tile of the shape of `src` for each dimension of `dst`, or a single
+        tile where `dst` has rank 1. Elements whose index is out of bounds are skipped; of several
+        elements with the same index one is stored.
 
         Example: `self.store_global_scatter(g, x, (rows, columns))`.
         """

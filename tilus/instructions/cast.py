@@ -2,8 +2,9 @@
 
     y = x.to(float16)                 # the same as self.cast(x, float16)
 
-Every pair of dtypes is defined, the narrow integers, floats and codebooks included; the rules are those of
-`DataType.encode`. The surprise: storage formats of less than 8 bits support nothing *but* views and casts.
+Every pair of dtypes is defined, the narrow integers, floats and codebooks included; the rules are
+those of `DataType.encode`. The surprise: storage formats of less than 8 bits support nothing *but*
+views and casts.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ class Cast(Instruction, name="cast", methods=((RegisterTensor, "to"),)):
     def build(cls, x: Any, dtype: Any) -> Cast:
         """The tile `x`, of any shape and dtype, converted to `dtype`.
 
-        To a float: rounded once to nearest even, subnormals included; floats of at most 8 bits saturate at their
-        largest number. Float to integer truncates toward zero and saturates, nan becomes 0. Integer to integer keeps
-        the low bits. To boolean: whether it differs from 0. A float cannot become a pointer or the reverse.
+        To a float: rounded once to nearest even, subnormals included; floats of at most 8 bits
+        saturate at their largest number. Float to integer truncates toward zero and saturates, nan
+        becomes 0. Integer to integer keeps the low bits. To boolean: whether it differs from 0. A
+        float cannot become a pointer or the reverse.
 
         Example: `y = x.to(tilus.float16)`, with `x` an int4b tile, is exact.
         """

@@ -38,7 +38,7 @@ class PrintTensor(Instruction, name="print_tensor", effects=Effects.OUTSIDE | Ef
 
     @classmethod
     def build(cls, msg: Any, t: Any) -> PrintTensor:
-        """Print `msg` and the values of a register or shared tile; where the grid has several blocks, which one it is.
+        """Print `msg` and the values of a register or shared tile, and which block it is.
 
         Example: `self.print_tensor("acc:", acc)`.
         """
@@ -96,11 +96,11 @@ class Printf(Instruction, name="printf", effects=Effects.OUTSIDE):
 
     @classmethod
     def build(cls, fmt: Any, *args: Any) -> Printf:
-        """Print scalars as C's printf does, once in each block; write the line's end as `\\n` yourself.
+        """Print scalars as C's printf does, once in each block; end the line with `\\n`.
 
-        Conversions: %d %i %u %x %X %o %c for integers and booleans, %f %e %g for floats, with flags, width and
-        precision; %% is a percent sign. Host text goes into the format itself, with an f-string.
-        Raises `TilusError` where conversions and arguments do not match.
+        Conversions: %d %i %u %x %X %o %c for integers and booleans, %f %e %g for floats, with
+        flags, width and precision; %% is a percent sign. Host text goes into the format itself,
+        with an f-string. Raises `TilusError` where conversions and arguments do not match.
 
         Example: `self.printf("block %d: %.3f\\n", self.blockIdx.x, total.item())`.
         """

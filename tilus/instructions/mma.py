@@ -3,9 +3,10 @@
     acc = self.register_tensor(dtype=float32, shape=[64, 64], init=0.0)
     self.dot(a, b, acc, out=acc)      # acc += a @ b
 
-Where dtypes, extents and warps fit a tensor-core instruction, the operands take the layouts of its fragments; otherwise
-each thread computes its elements with ordinary arithmetic. `Dot.form` says which, and why. The surprise: both forms mean
-the same, a product in float32 (integers: exact) that is rounded once.
+Where dtypes, extents and warps fit a tensor-core instruction, the operands take the layouts of its
+fragments; otherwise each thread computes its elements with ordinary arithmetic. `Dot.form` says
+which, and why. The surprise: both forms mean the same, a product in float32 (integers: exact) that
+is rounded once.
 """
 
 from __future__ import annotations
@@ -55,12 +56,14 @@ class Dot(Instruction, name="dot"):
     ) -> Dot:
         """`a @ b`, or `a @ b + c`: a of shape [m, k], b of [k, n], c and the result of [m, n].
 
-        `acc_dtype` is the dtype of c and the result: by default that of c or out, else float32 for floats of at most
-        32 bits and int32 for integers of at most 32 bits. `out=c` accumulates in place.
+        `acc_dtype` is the dtype of c and the result: by default that of c or out, else float32 for
+        floats of at most 32 bits and int32 for integers of at most 32 bits. `out=c` accumulates in
+        place.
 
-        Tensor cores multiply (f16, f32), (f16, f16), (bf16, f32), (int8, int32), and (f8, f32) from sm_89, in tiles
-        whose extents are multiples of 16 x 8 x 16 (8-bit: 16 x 8 x 32). Anything else is computed without them.
-        Raises `TilusError` for operands of less than 8 bits: cast them first.
+        Tensor cores multiply (f16, f32), (f16, f16), (bf16, f32), (int8, int32), and (f8, f32) from
+        sm_89, in tiles whose extents are multiples of 16 x 8 x 16 (8-bit: 16 x 8 x 32). Anything
+        else is computed without them. Raises `TilusError` for operands of less than 8 bits: cast
+        them first.
 
         Example: `self.dot(a, b.to(tilus.float16), acc, out=acc)`.
         """
@@ -124,7 +127,7 @@ class Dot(Instruction, name="dot"):
     def _configuration(
         self, num_threads: int, have: dict[RegisterTensor, RegisterLayout]
     ) -> tuple[MmaDotConfig | None, str]:
-        """The best tensor-core tiling that agrees with the layouts known so far, or why there is none."""
+        """The best tensor-core tiling that agrees with the known layouts, or why there is none."""
         try:
             configs = self._tilings(num_threads)
         except LayoutError as error:
@@ -141,7 +144,7 @@ class Dot(Instruction, name="dot"):
             yield "c", self.c
 
     def _tilings(self, num_threads: int) -> list[MmaDotConfig]:
-        """All tilings of the block's warps, first those in which a warp reads the fewest elements."""
+        """All tilings by the block's warps, first those in which a warp reads the least."""
         atom = find_atomic_mma(self.a.dtype, self.b.dtype, self.out.dtype)
         (m, k), n = self.a.shape, self.b.shape[1]
         for name, extent, unit in (("m", m, atom.m), ("n", n, atom.n), ("k", k, atom.k)):
@@ -182,7 +185,7 @@ class Dot(Instruction, name="dot"):
                 yield Proposal(tile, operand, Strength.SHOULD)
 
     def form(self, num_threads: int) -> str:
-        """How it is computed, now that the layouts are known: the tensor-core tiling, or why there is none."""
+        """How it is computed with these layouts: the tensor-core tiling, or why there is none."""
         have = {t: t.layout for _, t in self._named() if t.layout is not None}
         config, refusal = self._configuration(num_threads, have)
         if config is None:
@@ -220,7 +223,8 @@ def _float_product(dot: Dot, a: Array, b: Array, c: Array | None) -> Array:
 
 
 def _integer_product(dot: Dot, a: Array, b: Array, c: Array | None) -> Array:
-    # Products of 8-bit integers are exact in float64, which has a fast matmul; others wrap around in 64 bits.
+    # Products of 8-bit integers are exact in float64, which has a fast matmul; others wrap around
+    # in 64 bits.
     exact = np.float64 if max(dot.a.dtype.nbits, dot.b.dtype.nbits) == 8 else np.int64
     total = np.matmul(a.astype(exact), b.astype(exact)).astype(np.int64)
     if c is not None:
@@ -252,7 +256,7 @@ def _operand_dtype(a: DataType, b: DataType) -> DataType:
         raise TilusError(
             f"dot: {common} is a storage format",
             found=f"{a} @ {b}",
-            expected="floats of 16 bits or more, float8_e4m3, float8_e5m2, integers of 8 bits or more",
+            expected="floats of 16 bits or more, float8_e4m3, float8_e5m2, 8-bit integers or more",
             hint="cast the operand first: x.to(tilus.float16)",
         )
     return common

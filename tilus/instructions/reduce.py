@@ -3,7 +3,8 @@
     row = self.sum(x, dim=1)                   # [16, 32] -> [16]
     top = x.max(dim=-1, keepdim=True)          # [16, 32] -> [16, 1], broadcasts against x
 
-The result has the layout of `x` with the reduced dimensions taken out: the threads along them all hold the result.
+The result has the layout of `x` with the reduced dimensions taken out: the threads along them all
+hold the result.
 """
 
 from __future__ import annotations
@@ -48,11 +49,13 @@ class Reduce(Instruction):
     ) -> R:
         """Reduce the register tile `x` along `dim` (an int or a list; all dimensions by default).
 
-        `keepdim` keeps the reduced dimensions with extent 1. `out` reuses a tile of the result's shape and dtype.
+        `keepdim` keeps the reduced dimensions with extent 1. `out` reuses a tile of the result's
+        shape and dtype.
 
-        sum: float16 and bfloat16 accumulate in float32 and are rounded once; integers wrap around in their own dtype.
-        max, min: of the dtype of `x`; nan wins. any, all: boolean, whether elements differ from 0.
-        Raises `TilusError` for dtypes without arithmetic; cast narrow ones first.
+        sum: float16 and bfloat16 accumulate in float32 and are rounded once; integers wrap around
+        in their own dtype. max, min: of the dtype of `x`; nan wins. any, all: boolean, whether
+        elements differ from 0. Raises `TilusError` for dtypes without arithmetic; cast narrow ones
+        first.
 
         Example: `total = self.sum(x, dim=0)`.
         """
@@ -71,7 +74,7 @@ class Reduce(Instruction):
 
     @abstractmethod
     def combine(self, values: Array, axes: tuple[int, ...]) -> Array:
-        """Reduce carrier values of `x` along `axes` (kept with extent 1) to carrier values of `out`."""
+        """Reduce the carrier of `x` along `axes`, kept with extent 1, to that of `out`."""
 
     def verify(self) -> None:
         rank = len(self.x.shape)
@@ -110,7 +113,8 @@ class Reduce(Instruction):
 
     def run(self, machine: Machine) -> None:
         values = machine[self.x]
-        reduced = self.combine(values, tuple(d + 1 for d in self.dims))
+        with np.errstate(all="ignore"):  # overflow and nan are values like others
+            reduced = self.combine(values, tuple(d + 1 for d in self.dims))
         machine[self.out] = reduced.reshape(values.shape[0], *self.out.shape)
 
 
@@ -144,12 +148,11 @@ class Sum(Reduce, name="sum", methods=((RegisterTensor, "sum"),)):
 
     def combine(self, values: Array, axes: tuple[int, ...]) -> Array:
         dtype = self.x.dtype
-        with np.errstate(all="ignore"):
-            if dtype.is_any_float16():
-                wide = convert(values, dtype, dtypes.float32)
-                total = np.sum(wide, axis=axes, dtype=np.float32, keepdims=True)
-                return convert(total, dtypes.float32, dtype)
-            return np.asarray(np.sum(values, axis=axes, dtype=dtype.carrier, keepdims=True))
+        if dtype.is_any_float16():
+            wide = convert(values, dtype, dtypes.float32)
+            total = np.sum(wide, axis=axes, dtype=np.float32, keepdims=True)
+            return convert(total, dtypes.float32, dtype)
+        return np.asarray(np.sum(values, axis=axes, dtype=dtype.carrier, keepdims=True))
 
 
 class Max(Reduce, name="max", methods=((RegisterTensor, "max"),)):

@@ -1,11 +1,11 @@
 """Register tiles under another shape or another type: nothing moves between threads.
 
-    w = bytes_.view(layout=la, dtype=int4b)     # reads the bits that each thread holds as other elements
-    y = x.reshape([8, 4]).transpose()           # the same registers, other indices
-    z = scale.repeat_interleave([16, 1])        # each thread already holds what it copies
+    w = packed.view(layout=la, dtype=int4b)   # the bits that each thread holds, as other elements
+    y = x.reshape([8, 4]).transpose()         # the same registers, other indices
+    z = scale.repeat_interleave([16, 1])      # each thread already holds what it copies
 
-Every instruction here maps the layout of its operand to that of its result, and most map it back; layout inference
-follows them in both directions.
+Every instruction here maps the layout of its operand to that of its result, and most map it back;
+layout inference follows them in both directions.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from tilus.interp.machine import Machine
 
 Array = np.ndarray[Any, Any]
+P = TypeVar("P", bound="Repeat")
 
 
 # ---- view ---------------------------------------------------------------------------------------
@@ -46,23 +47,25 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, eq=False)
 class View(Instruction, name="view", methods=((RegisterTensor, "view"),)):
-    """Each thread's bits read as other elements; the result tile carries the layout and the bit layout."""
+    """Each thread's bits read as other elements; the result carries layout and bit layout."""
 
     out: RegisterTensor
     x: RegisterTensor
 
     @classmethod
     def build(cls, x: Any, *, layout: Any = None, dtype: Any = None, bits: Any = None) -> View:
-        """Read the bits that each thread holds of `x` as a tile of `dtype` in `layout`: free, nothing moves.
+        """Read the bits each thread holds of `x` as a tile of `dtype` in `layout`: nothing moves.
 
-        Both sides have the same threads and the same number of bits in each thread. `layout` defaults to that of
-        `x` where the width of the dtype stays; `dtype` to that of `x`; `bits` says where the bits of a thread's
-        elements lie in its 32-bit words (default: the little-endian bit stream).
+        Both sides have the same threads and the same number of bits in each thread. `layout`
+        defaults to that of `x` where the width of the dtype stays; `dtype` to that of `x`; `bits`
+        says where the bits of a thread's elements lie in its 32-bit words (default: the
+        little-endian bit stream).
 
-        Raises `TilusError` where the sizes differ, and where threads that hold one element of the result hold
-        different bits of `x`.
+        Raises `TilusError` where the sizes differ, and where threads that hold one element of the
+        result hold different bits of `x`.
 
-        Example: `w = x.view(layout=spatial(32).local(8), dtype=int4b)` of 4 bytes in each of 32 threads.
+        Example: `w = x.view(layout=spatial(32).local(8), dtype=int4b)` of 4 bytes in each of 32
+        threads.
         """
         tile = expect(x, RegisterTensor, "view: x")
         new = tile.dtype if dtype is None else expect(dtype, DataType, "view: dtype")
@@ -96,10 +99,10 @@ class View(Instruction, name="view", methods=((RegisterTensor, "view"),)):
         self.require(
             held % bits == 0,
             "the operand and the result differ in size",
-            found=f"{self.x} of {bits} bits; the result takes {layout.local_size} x {out.dtype.nbits}"
-            f" bits in each of {layout.num_threads} threads",
+            found=f"{self.x} of {bits} bits; the result takes {layout.local_size} x "
+            f"{out.dtype.nbits} bits in each of {layout.num_threads} threads",
             expected=f"{held} bits, or a part of them that replication multiplies",
-            hint="choose a layout whose local size times the width of the dtype is what each thread holds",
+            hint="local size times the width of the dtype is what each thread holds",
         )
         if out.bits is not None:
             self._verify_bits(out.bits, layout)
@@ -142,7 +145,7 @@ class View(Instruction, name="view", methods=((RegisterTensor, "view"),)):
 
 
 def _regrouped(x: RegisterTensor, dtype: DataType) -> RegisterLayout:
-    """The layout of `x` as `dtype`: runs along the last dimension regroup; where none is known, an error."""
+    """The layout of `x` as `dtype`, where its runs along the last dimension regroup."""
     run = 1 if x.layout is None else x.layout.contiguous_local()
     if x.layout is None or run * x.dtype.nbits % dtype.nbits:
         raise TilusError(
@@ -158,9 +161,10 @@ def _regrouped(x: RegisterTensor, dtype: DataType) -> RegisterLayout:
 def _linear_source(
     x: RegisterTensor, dtype: DataType, target: RegisterLayout
 ) -> RegisterLayout | None:
-    """The layout in which the threads of `target` hold `x` in order, each an equal share; replicas stay replicas.
+    """The layout in which the threads of `target` hold `x` in order, in equal shares.
 
-    With no replication that is `spatial(threads).local(share)`: what a tile loaded as plain bytes has.
+    With no replication that is `spatial(threads).local(share)`: what a tile loaded as plain bytes
+    has.
     """
     share, rest = divmod(target.local_size * dtype.nbits, x.dtype.nbits)
     threads = target.num_threads // target.replication
@@ -184,7 +188,7 @@ def _linear_source(
 
 @dataclass(frozen=True, eq=False)
 class Reindex(Instruction):
-    """Base of the instructions that only rename elements, one to one: the registers stay as they are."""
+    """Base of those that only rename elements, one to one: the registers stay as they are."""
 
     out: RegisterTensor
     x: RegisterTensor
@@ -211,7 +215,7 @@ class Reindex(Instruction):
         self.require(
             self.out.size == self.x.size,
             "the number of elements changes",
-            found=f"{self.x} ({self.x.size} elements) to shape {list(self.out.shape)} ({self.out.size})",
+            found=f"{self.x} to shape {list(self.out.shape)} of {self.out.size} elements",
             expected=f"{self.x.size} elements",
         )
 
@@ -236,8 +240,18 @@ class Reindex(Instruction):
         machine[self.out] = self.compute(machine[self.x])
 
 
+class _RowMajor(Reindex):
+    """The elements keep their row-major order; only the shape changes."""
+
+    def forward(self, layout: RegisterLayout) -> RegisterLayout:
+        return layout.reshape(self.out.shape)
+
+    def backward(self, layout: RegisterLayout) -> RegisterLayout:
+        return layout.reshape(self.x.shape)
+
+
 @dataclass(frozen=True, eq=False)
-class Reshape(Reindex, name="reshape", methods=((RegisterTensor, "reshape"),)):
+class Reshape(_RowMajor, name="reshape", methods=((RegisterTensor, "reshape"),)):
     @classmethod
     def build(cls, x: Any, shape: Any) -> Reshape:
         """The elements of `x` in row-major order under `shape`, which has as many elements.
@@ -249,15 +263,9 @@ class Reshape(Reindex, name="reshape", methods=((RegisterTensor, "reshape"),)):
         tile = expect(x, RegisterTensor, "reshape: x")
         return cls(RegisterTensor(tile.dtype, shape_tuple(shape, "reshape: shape")), tile)
 
-    def forward(self, layout: RegisterLayout) -> RegisterLayout:
-        return layout.reshape(self.out.shape)
-
-    def backward(self, layout: RegisterLayout) -> RegisterLayout:
-        return layout.reshape(self.x.shape)
-
 
 @dataclass(frozen=True, eq=False)
-class Flatten(Reshape, name="flatten", methods=((RegisterTensor, "flatten"),)):
+class Flatten(_RowMajor, name="flatten", methods=((RegisterTensor, "flatten"),)):
     @classmethod
     def build(cls, x: Any, start_dim: Any = 0, end_dim: Any = -1) -> Flatten:
         """Merge the dimensions `start_dim..end_dim` (inclusive) into one, in row-major order.
@@ -276,7 +284,7 @@ class Flatten(Reshape, name="flatten", methods=((RegisterTensor, "flatten"),)):
 
 
 @dataclass(frozen=True, eq=False)
-class Squeeze(Reshape, name="squeeze", methods=((RegisterTensor, "squeeze"),)):
+class Squeeze(_RowMajor, name="squeeze", methods=((RegisterTensor, "squeeze"),)):
     @classmethod
     def build(cls, x: Any, dim: Any = None) -> Squeeze:
         """Drop `dim` (an int or a list), each of extent 1; all such dimensions by default.
@@ -300,10 +308,10 @@ class Squeeze(Reshape, name="squeeze", methods=((RegisterTensor, "squeeze"),)):
 
 
 @dataclass(frozen=True, eq=False)
-class Unsqueeze(Reshape, name="unsqueeze", methods=((RegisterTensor, "unsqueeze"),)):
+class Unsqueeze(_RowMajor, name="unsqueeze", methods=((RegisterTensor, "unsqueeze"),)):
     @classmethod
     def build(cls, x: Any, dim: Any) -> Unsqueeze:
-        """Insert dimensions of extent 1; `dim` (an int or a list) are their positions in the result.
+        """Insert dimensions of extent 1 at `dim` (an int or a list), positions in the result.
 
         Example: `x.unsqueeze(0)` of shape [32] has shape [1, 32], `x.unsqueeze(-1)` has [32, 1].
         """
@@ -355,7 +363,7 @@ class Transpose(Reindex, name="transpose", methods=((RegisterTensor, "transpose"
 
 @dataclass(frozen=True, eq=False)
 class Repeat(Instruction, name="repeat", methods=((RegisterTensor, "repeat"),)):
-    """Copies of the whole tile along each dimension; `repeats` has one entry a dimension of the result."""
+    """Copies of the whole tile; `repeats` has one entry a dimension of the result."""
 
     out: RegisterTensor
     x: RegisterTensor
@@ -365,8 +373,8 @@ class Repeat(Instruction, name="repeat", methods=((RegisterTensor, "repeat"),)):
     def build(cls, x: Any, repeats: Any) -> Repeat:
         """`x` laid side by side, `repeats[d]` times along dimension d, as `numpy.tile` does.
 
-        `repeats` with more entries than `x` has dimensions adds leading dimensions, with fewer it leaves the leading
-        ones as they are. Each thread keeps the copies of what it holds.
+        `repeats` with more entries than `x` has dimensions adds leading dimensions, with fewer it
+        leaves the leading ones as they are. Each thread keeps the copies of what it holds.
 
         Example: `x.repeat([2, 1])` of [[1, 2]] is [[1, 2], [1, 2]].
         """
@@ -374,15 +382,16 @@ class Repeat(Instruction, name="repeat", methods=((RegisterTensor, "repeat"),)):
         return cls._of(tile, shape_tuple(repeats, "repeat: repeats"))
 
     @classmethod
-    def _of(cls, tile: RegisterTensor, repeats: tuple[int, ...]) -> Repeat:
+    def _of(cls: type[P], tile: RegisterTensor, repeats: tuple[int, ...]) -> P:
         rank = max(len(repeats), len(tile.shape))
         repeats = (1,) * (rank - len(repeats)) + repeats
         shape = (1,) * (rank - len(tile.shape)) + tile.shape
         out = tuple(r * e for r, e in zip(repeats, shape, strict=True))
         return cls(RegisterTensor(tile.dtype, out), tile, repeats)
 
-    # The result is the operand broadcast along new dimensions that are then merged with the old ones. These say
-    # in which order: the copies outside each extent here, inside it in RepeatInterleave.
+    # The result is the operand broadcast along new dimensions that are then merged with the old
+    # ones. These say in which order: the copies outside each extent here, inside it in
+    # RepeatInterleave.
     def merged(self, copies: int, extent: int) -> tuple[int, int]:
         return copies, extent
 
@@ -451,7 +460,7 @@ class RepeatInterleave(
 ):
     @classmethod
     def build(cls, x: Any, repeats: Any, dim: Any = None) -> RepeatInterleave:
-        """`x` with each element repeated in place: `repeats` times along `dim`, or `repeats[d]` times along each d.
+        """Repeat elements in place: `repeats` times along `dim`, or `repeats[d]` along each d.
 
         Each thread keeps the copies of what it holds.
 
@@ -473,9 +482,7 @@ class RepeatInterleave(
                 expected=f"{len(tile.shape)} repeats",
                 hint="unsqueeze the tile first",
             )
-        instruction = cls._of(tile, counts)
-        assert isinstance(instruction, RepeatInterleave)
-        return instruction
+        return cls._of(tile, counts)
 
     def merged(self, copies: int, extent: int) -> tuple[int, int]:
         return extent, copies
@@ -488,7 +495,7 @@ class RepeatInterleave(
 
 
 def dims_of(dims: Any, rank: int, what: str, *, distinct: bool = True) -> tuple[int, ...]:
-    """Dimensions given as an int or a list, negative ones counted from the end; an error where they do not exist."""
+    """Dimensions given as an int or a list, negative ones from the end; all must exist."""
     numbers = int_tuple(dims, f"{what}: dim", minimum=-rank)
     result = tuple(d + rank if d < 0 else d for d in numbers)
     if any(d >= rank for d in result) or (distinct and len(set(result)) != len(result)):

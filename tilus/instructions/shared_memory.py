@@ -6,7 +6,8 @@
     y = self.load_shared(s)
     self.free_shared(s)               # its storage may now serve another tensor
 
-The interpreter keeps account of who wrote what since the last `sync`: a missing one is an error at the line that reads.
+The interpreter keeps account of who wrote what since the last `sync`: a missing one is an error at
+the line that reads.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, eq=False)
 class SharedAlloc(Instruction, name="shared_tensor"):
-    """Storage for `out`; `offset` is its place in the block's shared memory in bytes, once planned."""
+    """Storage for `out`; `offset` is its place in shared memory in bytes, once planned."""
 
     allocates_shared: ClassVar[bool] = True
 
@@ -57,10 +58,10 @@ class SharedAlloc(Instruction, name="shared_tensor"):
 
     @classmethod
     def build(cls, *, dtype: Any, shape: Any) -> SharedAlloc:
-        """A tile of `dtype` and constant `shape` in the block's shared memory; sub-byte dtypes lie packed.
+        """A tile of `dtype` and constant `shape` in shared memory; sub-byte dtypes lie packed.
 
-        It holds nothing until it is written. By default rows are swizzled so that columns of 16-byte chunks fall
-        into different banks; `annotate_layout` chooses another layout.
+        It holds nothing until it is written. By default rows are swizzled so that columns of
+        16-byte chunks fall into different banks; `annotate_layout` chooses another layout.
 
         Example: `s = self.shared_tensor(dtype=tilus.float16, shape=[2, 64, 64])`.
         """
@@ -101,8 +102,8 @@ class FreeShared(Instruction, name="free_shared", effects=Effects.WRITE_SHARED):
     def build(cls, src: Any) -> FreeShared:
         """Give the storage of a shared tensor back; later allocations may use it.
 
-        `src` is the tensor that `shared_tensor` made, not a part of it. Using it or its parts afterwards is an
-        error.
+        `src` is the tensor that `shared_tensor` made, not a part of it. Using it or its parts
+        afterwards is an error.
 
         Example: `self.free_shared(s)`.
         """
@@ -121,8 +122,8 @@ class LoadShared(Instruction, name="load_shared", effects=Effects.READ_SHARED):
     def build(cls, src: Any, /, *, out: Any = None) -> LoadShared:
         """Load a whole shared tensor, or a part such as `s[i, :, 0:32]`, into registers.
 
-        `out` reuses a register tile of the same dtype and shape. Raises `TilusError` when run, where the data has
-        not been written, or was written by other threads since the last sync.
+        `out` reuses a register tile of the same dtype and shape. Raises `TilusError` when run,
+        where the data has not been written, or was written by other threads since the last sync.
 
         Example: `x = self.load_shared(s[k % 2])`.
         """
@@ -174,8 +175,9 @@ class StoreShared(Instruction, name="store_shared", effects=Effects.WRITE_SHARED
     def build(cls, dst: Any, src: Any, /, *, offsets: Any = None, dims: Any = None) -> StoreShared:
         """Store a register tile: dst[o] = src[J] with o = offsets, o[dims[k]] += J[k].
 
-        Without `offsets` the shapes are equal. `dims` are by default the last dimensions of `dst`. Threads see each
-        other's stores after the next sync. Raises `TilusError` where the tile leaves the tensor.
+        Without `offsets` the shapes are equal. `dims` are by default the last dimensions of `dst`.
+        Threads see each other's stores after the next sync. Raises `TilusError` where the tile
+        leaves the tensor.
 
         Example: `self.store_shared(s, x, offsets=[i, 0])`.
         """
@@ -238,11 +240,11 @@ class StoreSharedScatter(Instruction, name="store_shared_scatter", effects=Effec
 
     @classmethod
     def build(cls, dst: Any, src: Any, indices: Any) -> StoreSharedScatter:
-        """Store each element at an index of its own: dst[indices[0][J], indices[1][J], ...] = src[J].
+        """Store at indices of its own: dst[indices[0][J], indices[1][J], ...] = src[J].
 
-        `indices` is an integer tile of the shape of `src` for each dimension of `dst`, or a single tile where `dst`
-        has rank 1. Elements whose index is out of bounds are skipped; of several elements with the same index one is
-        stored.
+        `indices` is an integer tile of the shape of `src` for each dimension of `dst`, or a single
+        tile where `dst` has rank 1. Elements whose index is out of bounds are skipped; of several
+        elements with the same index one is stored.
 
         Example: `self.store_shared_scatter(histogram, ones, bins)`.
         """
@@ -302,7 +304,7 @@ def _check_same_type(instruction: Instruction, tile: RegisterTensor, tensor: Sha
 def check_index_tiles(
     instruction: Instruction, src: RegisterTensor, indices: tuple[RegisterTensor, ...], rank: int
 ) -> None:
-    """Raise unless there is one integer tile of the shape of `src` for each dimension of the tensor."""
+    """Raise unless each dimension of the tensor has an integer tile of the shape of `src`."""
     instruction.require(
         len(indices) == rank,
         "one tile of indices for each dimension of the tensor is needed",

@@ -5,14 +5,15 @@
     value = x.item()                  # the one element of a register tile, as a scalar
     pointer = g[i, j].item_ptr()      # the address of one element
 
-No data moves: the result is the same memory. An integer index drops its dimension, a slice keeps it.
+No data moves: the result is the same memory. An integer index drops its dimension, a slice keeps
+it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -46,8 +47,9 @@ class SharedSlice(Instruction, name="shared_slice", methods=((SharedTensor, "__g
     def build(cls, src: Any, index: Any) -> SharedSlice:
         """`src[index]`: a part of a shared tensor, in the same storage.
 
-        An integer or scalar index drops its dimension; `:` and `start:stop` keep it, and stop - start must be a
-        compile-time constant. Missing indices mean `:`. Constant indices may count from the end.
+        An integer or scalar index drops its dimension; `:` and `start:stop` keep it, and stop -
+        start must be a compile-time constant. Missing indices mean `:`. Constant indices may count
+        from the end.
 
         Raises `TilusError` where the part sticks out, at run time for run-time indices.
 
@@ -69,7 +71,8 @@ class SharedSlice(Instruction, name="shared_slice", methods=((SharedTensor, "__g
             _, layout = source.slice(starts, self.out.shape, self.dims)
             yield Proposal(self.out, layout, Strength.MUST)
         if source is None and (self._cuts_rows() or target is not None):
-            # Only whole rows survive the panels of the swizzled default; a known part tells of its parent.
+            # Only whole rows survive the panels of the swizzled default; a known part tells of its
+            # parent.
             plain = shared_row_major(*self.src.shape)
             _, layout = plain.slice(starts, self.out.shape, self.dims)
             if target in (None, layout):
@@ -119,11 +122,11 @@ class GlobalSlice(Instruction, name="global_slice", methods=((GlobalTensor, "__g
     def build(cls, src: Any, index: Any) -> GlobalSlice:
         """`src[index]`: a part of a global tensor, in the same memory.
 
-        An integer or scalar index drops its dimension; `:` and `start:stop` keep it. Missing indices mean `:`.
-        Constant indices may count from the end.
+        An integer or scalar index drops its dimension; `:` and `start:stop` keep it. Missing
+        indices mean `:`. Constant indices may count from the end.
 
-        Raises `TilusError` when run, where the part sticks out of the tensor or a part of a sub-byte tensor does not
-        start at a whole byte.
+        Raises `TilusError` when run, where the part sticks out of the tensor or a part of a
+        sub-byte tensor does not start at a whole byte.
 
         Example: `row = g[i, :]` of shape [m, k] has shape [k].
         """
@@ -227,7 +230,7 @@ def _bound(value: Any, extent: Expr, dim: int) -> Expr:
 
 
 def difference(stop: Expr, start: Expr) -> Expr:
-    """`stop - start`, as a constant where both have the same variable parts: `(i + 16) - i` is 16."""
+    """`stop - start`, constant where the variable parts are equal: `(i + 16) - i` is 16."""
     terms, constant = _affine(stop)
     minus, subtracted = _affine(start)
     for term, factor in minus.items():
@@ -311,7 +314,7 @@ def _check_inside(
                 "the index is out of bounds",
                 found=f"{_positions(int(first), int(count))} in dimension {dim}",
                 expected=f"within 0..{int(limit) - 1}",
-                hint="guard it with an if statement, or use load_global with offsets=, which reads 0",
+                hint="guard it with an if statement, or use load_global(offsets=), which reads 0",
             )
 
 
@@ -322,8 +325,11 @@ def _positions(start: int, length: int) -> str:
 # ---- the whole of a shared tensor under another shape -------------------------------------------
 
 
+P = TypeVar("P", bound="_Permuted")
+
+
 @dataclass(frozen=True, eq=False)
-class PermuteShared(Instruction, name="permute_shared", methods=((SharedTensor, "permute"),)):
+class _Permuted(Instruction):
     """Dimension k of `out` is dimension `dims[k]` of `src`."""
 
     out: SharedTensor
@@ -331,16 +337,7 @@ class PermuteShared(Instruction, name="permute_shared", methods=((SharedTensor, 
     dims: tuple[int, ...]
 
     @classmethod
-    def build(cls, src: Any, dims: Any) -> PermuteShared:
-        """The same storage with its dimensions in another order: dimension k of the result is `dims[k]` of `src`.
-
-        Example: `s.permute([1, 0])` of shape [16, 8] has shape [8, 16].
-        """
-        tensor = expect(src, SharedTensor, "permute_shared: src")
-        return cls._of(tensor, dims_of(dims, len(tensor.shape), "permute_shared"))
-
-    @classmethod
-    def _of(cls, tensor: SharedTensor, dims: tuple[int, ...]) -> PermuteShared:
+    def _of(cls: type[P], tensor: SharedTensor, dims: tuple[int, ...]) -> P:
         return cls(SharedTensor(tensor.dtype, tuple(tensor.shape[d] for d in dims)), tensor, dims)
 
     def verify(self) -> None:
@@ -367,10 +364,18 @@ class PermuteShared(Instruction, name="permute_shared", methods=((SharedTensor, 
         machine.bind_shared(self.out, self.src, machine.shared_ref(self.src).base)
 
 
-@dataclass(frozen=True, eq=False)
-class TransposeShared(
-    PermuteShared, name="transpose_shared", methods=((SharedTensor, "transpose"),)
-):
+class PermuteShared(_Permuted, name="permute_shared", methods=((SharedTensor, "permute"),)):
+    @classmethod
+    def build(cls, src: Any, dims: Any) -> PermuteShared:
+        """The same storage, dimensions reordered: k of the result is `dims[k]` of `src`.
+
+        Example: `s.permute([1, 0])` of shape [16, 8] has shape [8, 16].
+        """
+        tensor = expect(src, SharedTensor, "permute_shared: src")
+        return cls._of(tensor, dims_of(dims, len(tensor.shape), "permute_shared"))
+
+
+class TransposeShared(_Permuted, name="transpose_shared", methods=((SharedTensor, "transpose"),)):
     @classmethod
     def build(cls, src: Any, dim0: Any = -2, dim1: Any = -1) -> TransposeShared:
         """The same storage with two dimensions exchanged, by default the last two.
@@ -378,9 +383,7 @@ class TransposeShared(
         Example: `s.transpose()` of shape [16, 8] has shape [8, 16].
         """
         tensor = expect(src, SharedTensor, "transpose_shared: src")
-        instruction = cls._of(tensor, exchanged(dim0, dim1, len(tensor.shape), cls.name))
-        assert isinstance(instruction, TransposeShared)
-        return instruction
+        return cls._of(tensor, exchanged(dim0, dim1, len(tensor.shape), cls.name))
 
 
 @dataclass(frozen=True, eq=False)
@@ -390,9 +393,10 @@ class ReshapeShared(Instruction, name="reshape_shared", methods=((SharedTensor, 
 
     @classmethod
     def build(cls, src: Any, shape: Any) -> ReshapeShared:
-        """The same storage, its elements in row-major order under `shape`, which has as many elements.
+        """The same storage, its elements in row-major order under `shape`, of the same size.
 
-        Raises `LayoutError` in layout inference where the layout of `src` is cut by the new extents.
+        Raises `LayoutError` in layout inference where the layout of `src` is cut by the new
+        extents.
 
         Example: `self.reshape_shared(s, [4, 16])` of shape [64].
         """
@@ -456,7 +460,7 @@ class Item(Instruction, name="item", methods=((RegisterTensor, "item"),)):
 
     @classmethod
     def build(cls, x: Any) -> Item:
-        """The element of a register tile of size 1 as a scalar of its dtype, known to the whole block.
+        """The element of a register tile of size 1 as a scalar, known to the whole block.
 
         Example: `total = self.sum(x).item()`.
         """

@@ -47,7 +47,7 @@ class LockSemaphore(Instruction, name="lock_semaphore", effects=Effects.WAIT | E
 
     @classmethod
     def build(cls, ptr: Any, value: Any) -> LockSemaphore:
-        """Wait until the int32 at `ptr` equals `value`, then see what the releasing block wrote before.
+        """Wait until the int32 at `ptr` equals `value`, then see what its releaser wrote.
 
         The interpreter raises `TilusError` where all blocks wait for each other.
 
@@ -72,7 +72,7 @@ class ReleaseSemaphore(Instruction, name="release_semaphore", effects=Effects.WR
 
     @classmethod
     def build(cls, ptr: Any, value: Any) -> ReleaseSemaphore:
-        """Store `value` to the int32 at `ptr`, after everything that the block wrote to global memory before.
+        """Store `value` to the int32 at `ptr`, after all that the block wrote before.
 
         Example: `self.release_semaphore(semaphores[i].item_ptr(), self.blockIdx.z + 1)`.
         """
@@ -120,10 +120,11 @@ class AnnotateLayout(Instruction, name="annotate_layout"):
 
     @classmethod
     def build(cls, t: Any, layout: Any) -> AnnotateLayout:
-        """Fix the layout of a register or shared tile, for the whole program, before and after this line.
+        """Fix the layout of a register or shared tile for the whole program.
 
-        Raises `TilusError` where the shapes differ, a register layout meets a shared tile or the reverse, and in
-        layout inference where the layout is over another number of threads or an instruction needs another one.
+        Raises `TilusError` where the shapes differ, a register layout meets a shared tile or the
+        reverse, and in layout inference where the layout is over another number of threads or an
+        instruction needs another one.
 
         Example: `self.annotate_layout(acc, config.lc)`.
         """

@@ -138,7 +138,7 @@ class Memory:
         operands: tuple[Array, ...],
         name: str,
     ) -> Array:
-        """Atomically replace elements `old` by `change(old, operands)` and return the old ones, 0 where masked.
+        """Replace elements by `change(old, operands)`, return the old ones, 0 where masked.
 
         Elements that occur several times are updated one after the other, in row-major order.
         """

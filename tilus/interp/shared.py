@@ -174,7 +174,7 @@ class SharedMemory:
         values: Array,
         mask: Array | None = None,
     ) -> None:
-        """Store `values` (blocks, elements) where `mask` holds; visible to other threads after the next sync."""
+        """Store `values` (blocks, elements) where `mask` holds; others see it after a sync."""
         self._prepare_write(ref.allocation, blocks, access, mask)
         self._store(
             ref.allocation, blocks, access.offsets, values, self.epoch[blocks][:, None], mask
@@ -203,7 +203,7 @@ class SharedMemory:
         self._complete(blocks, self.committed + 1)
 
     def free(self, allocation: SharedAllocation, blocks: Array) -> None:
-        """End the life of `allocation` in `blocks`; a second time, or under a copy in flight, is an error."""
+        """End the life of `allocation` in `blocks`, once, and with no copy in flight."""
         self._require_alive(allocation, blocks)
         if (allocation.stamp[blocks] == PENDING).any():
             raise TilusError(
