@@ -1,0 +1,87 @@
+"""Running sums and products of register tiles along a dimension.
+
+    s = self.cumsum(x, dim=1)          # s[i, j] = x[i, 0] + ... + x[i, j]
+
+The result has the shape, dtype and layout of the operand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import numpy as np
+
+from tilus.dtypes import convert, float32
+from tilus.instructions.arguments import expect
+from tilus.instructions.elementwise import check_operands, same_layout
+from tilus.instructions.shape import dims_of
+from tilus.ir.expr import require_arithmetic
+from tilus.ir.instruction import Instruction, Known, Proposal
+from tilus.ir.tensor import RegisterTensor
+
+if TYPE_CHECKING:
+    from tilus.interp.machine import Machine
+
+S = TypeVar("S", bound="Scan")
+
+
+@dataclass(frozen=True, eq=False)
+class Scan(Instruction):
+    """Base of the family; a subclass says how values combine."""
+
+    out: RegisterTensor
+    x: RegisterTensor
+    dim: int
+
+    combine: ClassVar[np.ufunc]
+
+    @classmethod
+    def build(cls: type[S], x: Any, *, dim: int, out: Any = None) -> S:
+        """Combine each element of `x` with all before it along `dim`.
+
+        float16 and bfloat16 accumulate in float32 and are rounded at the end; integers wrap around
+        in their own dtype. `out` reuses a tile of the shape and dtype of `x`. Raises `TilusError`
+        for dtypes without arithmetic; cast narrow ones first.
+        """
+        tile = expect(x, RegisterTensor, f"{cls.name}: x")
+        (axis,) = dims_of(dim, len(tile.shape), cls.name)
+        result = RegisterTensor(tile.dtype, tile.shape) if out is None else out
+        return cls(expect(result, RegisterTensor, f"{cls.name}: out"), tile, axis)
+
+    def verify(self) -> None:
+        require_arithmetic(self.x.dtype)
+        self.require(
+            0 <= self.dim < len(self.x.shape),
+            "dim is not a dimension of the tile",
+            found=f"dim={self.dim} of {self.x}",
+        )
+        self.require(
+            (self.out.dtype, self.out.shape) == (self.x.dtype, self.x.shape),
+            "the result is of another type",
+            found=str(self.out),
+            expected=str(self.x),
+        )
+
+    def layouts(self, known: Known) -> Iterator[Proposal]:
+        yield from same_layout(known, self.out, self.x)
+
+    def check_layouts(self) -> None:
+        check_operands(self, self.out, (self.x,))
+
+    def run(self, machine: Machine) -> None:
+        dtype = self.x.dtype
+        wide = float32 if dtype.is_any_float16() else dtype
+        with np.errstate(all="ignore"):
+            values = convert(machine[self.x], dtype, wide)
+            total = self.combine.accumulate(values, axis=self.dim + 1, dtype=wide.carrier)
+        machine[self.out] = convert(total, wide, dtype)
+
+
+class CumulativeSum(Scan, name="cumsum", methods=((RegisterTensor, "cumsum"),)):
+    combine = np.add
+
+
+class CumulativeProduct(Scan, name="cumprod", methods=((RegisterTensor, "cumprod"),)):
+    combine = np.multiply
