@@ -1,0 +1,411 @@
+"""The command line.
+
+    tilus demo                                      quantised matmuls of a real model
+    tilus run add.py --set n=4 --set x_ptr=ones:float32[4] --set y_ptr=float32[4]
+    tilus show add.tir --set n=4 --diff             the program after each pass
+    tilus layout "local(2,1).spatial(8,4).local(1,2)"
+
+It exits with 0, with 1 for an error, and with 2 for arguments that are none. `TILUS_DEBUG=1` shows
+where an error comes from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import os
+import platform
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tabulate import tabulate
+
+from tilus import __version__, demo
+from tilus.cli_inputs import (
+    SOURCES,
+    Kernel,
+    Value,
+    load_kernel,
+    numbers_of,
+    parse_assignments,
+    parse_constant,
+    save_array,
+    write_text,
+)
+from tilus.config import ENGINES, context, get_option, settings_table
+from tilus.demo_weights import find_weights, gguf_model, matrices, random_model
+from tilus.dtypes import LOW_PRECISION
+from tilus.errors import TilusError
+from tilus.ir.layout import (
+    LayoutError,
+    RegisterLayout,
+    SharedLayout,
+    contents_table,
+    draw_svg,
+    parse_layout,
+    visualize_layout,
+)
+from tilus.ir.program import Program
+from tilus.passes import compile_program, trace
+from tilus.runtime.launch import run_program
+from tilus.tensor import Tensor
+
+FILE_HELP = "FILE.tir (a text program), FILE.py or FILE.py:Class (a Script)"
+SET_HELP = (
+    "an argument of the kernel: a number, true, false, text, or for a tensor [SOURCE:]DTYPE[SHAPE] "
+    f"or FILE.npy[:DTYPE]; SOURCE is one of {', '.join(SOURCES)}"
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line on `argv` (default: the process's own); returns the exit code.
+
+    >>> main(["layout", "spatial(1, 2)"])
+    register_layout([1, 2], [2], [0], []): [1, 2], 2 threads, 1 each
+    0: 0 | 1: 0
+    0
+    """
+    arguments = build_parser().parse_args(argv)
+    engine: str | None = getattr(arguments, "engine", None)
+    try:
+        with context(engine=engine) if engine else nullcontext():
+            code: int = arguments.command(arguments)
+            sys.stdout.flush()  # so that a closed pipe is noticed here
+            return code
+    except TilusError as error:
+        if _wants_traceback():
+            traceback.print_exc()
+        else:
+            print(error, file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130  # as shells report it
+
+
+def _wants_traceback() -> bool:
+    try:
+        return bool(get_option("debug") >= 1)
+    except TilusError:  # the error to report may be that TILUS_DEBUG has a bad value
+        return False
+
+
+# ---- arguments -----------------------------------------------------------------------------------
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all subcommands; each sets `command`, a function of the parsed arguments."""
+    parser = argparse.ArgumentParser(
+        prog="tilus",
+        description="A virtual machine and compiler for GPU kernels on data of 1 to 8 bits.",
+        epilog=f"settings:\n\n{settings_table()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"tilus {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_demo(commands)
+    _add_run(commands)
+    _add_show(commands)
+    _add_layout(commands)
+    return parser
+
+
+def _add_demo(commands: Any) -> None:
+    parser = commands.add_parser(
+        "demo",
+        help="quantised matmuls of a real model in every 1..8-bit type",
+        description="Multiply by matrices of SmolLM2-135M in every 1..8-bit type and compare with "
+        "float64. Exits with 1 if an error is larger than rounding explains.",
+    )
+    parser.add_argument("--types", metavar="T,...", help="types, as in u4,i6,e3m2 (default: all)")
+    parser.add_argument(
+        "--layers", type=_positive, default=1, metavar="N", help="transformer blocks (default: 1)"
+    )
+    parser.add_argument(
+        "--m", type=_positive, default=16, help="rows of the activations (default: 16)"
+    )
+    parser.add_argument(
+        "--group-size",
+        type=_group_size,
+        default=64,
+        metavar="G",
+        help="weights that share a scale; -1: a whole row (default: 64)",
+    )
+    weights = parser.add_mutually_exclusive_group()
+    weights.add_argument("--random", action="store_true", help="random weights; needs no download")
+    weights.add_argument("--gguf", type=Path, metavar="FILE", help="another llama model")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement")
+    parser.set_defaults(command=run_demo)
+
+
+def _add_run(commands: Any) -> None:
+    parser = commands.add_parser(
+        "run", help="run a kernel", description="Run a kernel and summarise what it changed."
+    )
+    _add_kernel_arguments(parser)
+    parser.add_argument(
+        "--save", type=_assignment, action="append", default=[], metavar="NAME=FILE.npy",
+        help="write a tensor argument after the run",
+    )  # fmt: skip
+    parser.add_argument(
+        "--print", action="append", default=[], metavar="NAME", dest="printed",
+        help="print a tensor argument after the run",
+    )  # fmt: skip
+    parser.add_argument("--engine", choices=ENGINES, help="what runs the kernel")
+    parser.set_defaults(command=run_kernel)
+
+
+def _add_show(commands: Any) -> None:
+    parser = commands.add_parser(
+        "show",
+        help="print a kernel before and after each pass",
+        description="Print the program as written and after each pass of the compiler.",
+    )
+    _add_kernel_arguments(parser)
+    parser.add_argument(
+        "--diff", action="store_true", help="what each pass changed, as a unified diff"
+    )
+    parser.set_defaults(command=show_kernel)
+
+
+def _add_kernel_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help=FILE_HELP)
+    parser.add_argument(
+        "--init", type=_assignment, action="append", default=[], metavar="NAME=VALUE",
+        help="an argument of the Script's constructor; data types by name",
+    )  # fmt: skip
+    parser.add_argument(
+        "--set", type=_assignment, action="append", default=[], metavar="NAME=VALUE",
+        dest="values", help=SET_HELP,
+    )  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, help="of the random sources (default: 0)")
+
+
+def _add_layout(commands: Any) -> None:
+    parser = commands.add_parser(
+        "layout",
+        help="draw a layout",
+        description="Draw a register or shared layout given in the layout algebra.",
+    )
+    parser.add_argument("text", metavar="LAYOUT", help='as in "local(2,1).spatial(8,4).local(1,2)"')
+    parser.add_argument(
+        "--view",
+        choices=("owner", "contents"),
+        default="owner",
+        help="owner: the tile, `thread: register` of each element (shared: its offset); "
+        "contents: the element in each register of each thread",
+    )
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="write an image instead of text")
+    parser.set_defaults(command=draw_layout)
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=VALUE")
+    return name, value
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
+    return int(text)
+
+
+def _group_size(text: str) -> int:
+    return -1 if text == "-1" else _positive(text)
+
+
+# ---- commands ------------------------------------------------------------------------------------
+
+
+def run_demo(arguments: argparse.Namespace) -> int:
+    """`tilus demo`: 0 if every error is what rounding explains, else 1."""
+    types = demo.parse_types(arguments.types) if arguments.types else LOW_PRECISION
+    if arguments.random:
+        model = random_model()
+    else:
+        model = gguf_model(arguments.gguf or find_weights())
+    print(
+        f"{model.name}: {arguments.layers} of {model.blocks} blocks, M = {arguments.m}, "
+        f"group size {arguments.group_size}",
+        flush=True,
+    )
+    results = demo.measure_all(
+        matrices(model, arguments.m, arguments.layers),
+        types,
+        arguments.group_size,
+        arguments.layers,
+    )
+    print(demo.format_report(results))
+    if arguments.json:
+        write_text(arguments.json, _demo_json(model.name, arguments, demo.as_json(results)))
+    return 0 if all(one.passed for one in results) else 1
+
+
+def _demo_json(model: str, arguments: argparse.Namespace, measurements: list[Any]) -> str:
+    return json.dumps(
+        {
+            "model": model,
+            "m": arguments.m,
+            "group_size": arguments.group_size,
+            "layers": arguments.layers,
+            "versions": {
+                "tilus": __version__,
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+                "python": platform.python_version(),
+            },
+            "measurements": measurements,
+        },
+        indent=1,
+    )
+
+
+def run_kernel(arguments: argparse.Namespace) -> int:
+    """`tilus run`: compile, run, print what was asked for and a summary of what changed."""
+    kernel, values = _kernel_and_values(arguments)
+    saved = [(name, Path(file)) for name, file in arguments.save]
+    for name in [*arguments.printed, *(name for name, _ in saved)]:
+        _check_is_tensor(kernel, values, name)
+    start = time.perf_counter()
+    program = compile_program(kernel.build(**values))
+    compiled = time.perf_counter()
+    before = {n: v.clone() for n, v in values.items() if isinstance(v, Tensor)}
+    begin = time.perf_counter()
+    run_program(program, [values[param.var.name] for param in program.params])
+    end = time.perf_counter()
+    for name in arguments.printed:
+        print(f"{name}: {_type_of(values[name])}")
+        print(numbers_of(values[name]))
+    for name, file in saved:
+        save_array(file, values[name])
+    print(
+        f"{program.name}: compiled in {1e3 * (compiled - start):.1f} ms, "
+        f"ran in {1e3 * (end - begin):.1f} ms"
+    )
+    print(_summary(before, values))
+    return 0
+
+
+def _kernel_and_values(arguments: argparse.Namespace) -> tuple[Kernel, dict[str, Any]]:
+    torch.manual_seed(arguments.seed)
+    kernel = _kernel(arguments)
+    return kernel, kernel.arguments(parse_assignments(arguments.values))
+
+
+def _kernel(arguments: argparse.Namespace) -> Kernel:
+    return load_kernel(arguments.file, parse_assignments(arguments.init, parse_constant))
+
+
+def _check_is_tensor(kernel: Kernel, values: dict[str, Value], name: str) -> None:
+    tensors = [known for known, value in values.items() if isinstance(value, Tensor)]
+    if name not in tensors:
+        raise TilusError(
+            f"{kernel.name} has no tensor argument {name}", expected=", ".join(tensors) or None
+        )
+
+
+def _type_of(tensor: Tensor) -> str:
+    return f"{tensor.dtype}{list(tensor.shape)}"
+
+
+def _summary(before: dict[str, Tensor], after: dict[str, Any]) -> str:
+    """A table of the tensor arguments that the kernel changed."""
+    rows = [
+        _statistics(name, after[name])
+        for name, tensor in before.items()
+        if not np.array_equal(_bytes(tensor), _bytes(after[name]))
+    ]
+    if not rows:
+        return "no tensor argument changed"
+    return tabulate(rows, ("changed", "type", "min", "max", "mean", "not finite"), floatfmt=".6g")
+
+
+def _statistics(name: str, tensor: Tensor) -> tuple[Any, ...]:
+    numbers = numbers_of(tensor).astype(np.float64)
+    finite = numbers[np.isfinite(numbers)]
+    values = (finite.min(), finite.max(), finite.mean()) if finite.size else ("", "", "")
+    return (name, _type_of(tensor), *values, numbers.size - finite.size)
+
+
+def _bytes(tensor: Tensor) -> Any:
+    return tensor.dtype.to_bits(tensor.numpy_carrier())
+
+
+def show_kernel(arguments: argparse.Namespace) -> int:
+    """`tilus show`: the program as written, then after each pass or what each pass changed."""
+    previous = None
+    for name, program in trace(_source_program(arguments)):
+        text = str(program)
+        if previous is None:
+            print(f"# {name}\n{text}")
+        elif text == previous:
+            print(f"# {name}: no change\n")
+        elif arguments.diff:
+            print(f"# {name}\n{_diff(previous, text)}")
+        else:
+            print(f"# {name}\n{text}")
+        previous = text
+    return 0
+
+
+def _source_program(arguments: argparse.Namespace) -> Program:
+    """The program before any pass; that of a text file needs no arguments."""
+    if not arguments.values and (program := _kernel(arguments).text) is not None:
+        return program
+    kernel, values = _kernel_and_values(arguments)
+    return kernel.build(**values)
+
+
+def _diff(before: str, after: str) -> str:
+    lines = difflib.unified_diff(before.splitlines(True), after.splitlines(True), "before", "after")
+    return "".join(lines)
+
+
+def draw_layout(arguments: argparse.Namespace) -> int:
+    """`tilus layout`: the drawing as text, or as SVG in a file."""
+    layout = parse_layout(arguments.text)
+    if not isinstance(layout, (RegisterLayout, SharedLayout)):
+        raise LayoutError(
+            "only register and shared layouts have drawings",
+            found=str(layout),
+            expected="as in local(2, 1).spatial(8, 4) or shared_row_major(8, 8)",
+        )
+    if arguments.svg:
+        write_text(arguments.svg, draw_svg(layout, arguments.view))
+        print(f"{layout}: written to {arguments.svg}")
+        return 0
+    drawing = _drawing(layout, arguments.view)
+    print(_heading(layout))
+    print(drawing)
+    return 0
+
+
+def _heading(layout: RegisterLayout | SharedLayout) -> str:
+    if isinstance(layout, RegisterLayout):
+        holders = f"{layout.num_threads} threads, {layout.local_size} each"
+        return f"{layout}: {list(layout.shape)}, {holders}"
+    return f"{layout}: {list(layout.shape)}"
+
+
+def _drawing(layout: RegisterLayout | SharedLayout, view: str) -> str:
+    if view == "owner":
+        return visualize_layout(layout)
+    if isinstance(layout, RegisterLayout):
+        return contents_table(layout)
+    raise LayoutError(
+        "a shared layout has no threads to show the contents of",
+        found=str(layout),
+        hint="leave --view contents out",
+    )
