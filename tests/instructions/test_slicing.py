@@ -23,7 +23,10 @@ from tilus.ir.layout import (
     shared_row_major,
     shared_row_major_swizzle,
 )
+from tilus.ir.parser import parse_program
 from tilus.ir.tensor import GlobalTensor, SharedTensor
+from tilus.ir.visit import instructions
+from tilus.passes.analyze import Analysis
 
 X = np.arange(3 * 16 * 64).reshape(3, 16, 64)
 ALL = slice(None)
@@ -264,3 +267,16 @@ def test_global_parts_keep_their_strides():
     assert (0,) == part.dims and int32 == part.out.dtype
     assert [apply("sub", m, 1)] == list(part.out.shape)
     assert [8] == [as_int(stride) for stride in part.out.layout.strides]
+
+
+def test_a_part_is_as_aligned_as_its_offset_allows():
+    """Rows of 32 float16 elements start at multiples of 64 bytes in a 16-byte aligned tensor."""
+    program = parse_program("""
+kernel k(i: int32, p: ~float16 % 16) blocks=[1] warps=1:
+    g: global float16[8, 32] = global_view(p)
+    row: global float16[32] = global_slice(g, [i, 0], dims=[1])
+    odd: global float16[4] = global_slice(g, [i, 3], dims=[1])
+""")
+    view, row, odd = instructions(program)
+    analysis = Analysis(program)
+    assert [8, 8, 1] == [analysis.alignment(i.result) for i in (view, row, odd)]

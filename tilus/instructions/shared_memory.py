@@ -96,6 +96,8 @@ def _default_shared_layout(tile: SharedTensor) -> SharedLayout:
 
 @dataclass(frozen=True, eq=False)
 class FreeShared(Instruction, name="free_shared", effects=Effects.WRITE_SHARED):
+    frees_operand: ClassVar[bool] = True
+
     src: SharedTensor
 
     @classmethod

@@ -11,6 +11,7 @@ it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,7 +22,7 @@ from tilus.errors import TilusError
 from tilus.instructions.arguments import check_offsets, describe, expect, shape_tuple
 from tilus.instructions.shape import dims_of, exchanged, inverse_permutation
 from tilus.ir.expr import Apply, Const, Expr, Var, apply, as_expr, as_int
-from tilus.ir.instruction import Instruction, Known, Proposal, Strength
+from tilus.ir.instruction import Facts, Instruction, Known, Proposal, Strength
 from tilus.ir.layout import global_strides, replicated, shared_row_major
 from tilus.ir.tensor import GlobalTensor, RegisterTensor, SharedTensor
 
@@ -139,6 +140,12 @@ class GlobalSlice(Instruction, name="global_slice", methods=((GlobalTensor, "__g
     def verify(self) -> None:
         check_offsets(self.offsets, len(self.src.shape), self.name)
         _check_part(self, self.src.shape, self.out.shape)
+
+    def address_alignment(self, facts: Facts) -> int:
+        steps = zip(self.offsets, self.src.layout.strides, strict=True)
+        elements = (facts.divisibility(offset * stride) for offset, stride in steps)
+        bits = math.gcd(facts.alignment(self.src), *elements) * self.src.dtype.nbits
+        return max(1, bits // 8)
 
     def run(self, machine: Machine) -> None:
         ref = machine.global_ref(self.src)

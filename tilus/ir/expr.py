@@ -5,7 +5,7 @@ A row says how the operator prints, evaluates, types and (as CUDA) spells itself
 elementwise instructions on tiles read the same rows, so an operator means the same on a scalar and
 on a tile.
 
-    >>> i = Var("i", dtypes.int32)
+    >>> i = Var(dtypes.int32, "i")
     >>> str(add(mul(i, 2), 1))
     'i * 2 + 1'
 
@@ -331,7 +331,7 @@ def as_expr(value: object, like: DataType | None = None) -> Expr:
         return const(number, _weak_dtype(number, like))
     raise TilusError(
         "a scalar is needed here",
-        found=f"{type(value).__name__} {value!r:.60}",
+        found=f"{type(value).__name__} {repr(value) if isinstance(value, str) else value!s:.60}",
         expected="a Python number or a scalar of the kernel",
     )
 
@@ -365,7 +365,7 @@ def _pointer_arithmetic(name: str, args: tuple[Expr, ...]) -> Expr:
     """
     if name in ("eq", "ne"):
         return Apply(dtypes.boolean, name, args)
-    pointer, step = args if args[0].dtype.is_pointer() else args[::-1]
+    pointer, step = args[:2] if args[0].dtype.is_pointer() else (args[-1], args[0])
     pointee = pointer.dtype.pointee
     if (
         name not in ("add", "sub")

@@ -261,5 +261,8 @@ def build_from_call(
     try:
         signature.bind(*args, **kwargs)
     except TypeError as error:
-        raise TilusError(f"{cls.name}: {error}", expected=f"{cls.name}{signature}") from None
+        bare = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+        raise TilusError(
+            f"{cls.name}: {error}", expected=f"{cls.name}{inspect.Signature(bare)}"
+        ) from None
     return cls.build(*args, **kwargs)

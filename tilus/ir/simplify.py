@@ -3,10 +3,10 @@
     (i * 64 + 3) * 2 // 128   ->   i              where i * 128 + 6 is known not to wrap
     blockIdx.y * n            ->   0              where the grid has one block in y
 
-A rule is written as it reads: `Rule((x + a) + b, x + (a + b))`, where `x y z` stand for any integer
-expressions of one type, `a b` for constants of it, and `p q` for booleans. The surprise: integers
-wrap, so a rule that is only true of unbounded integers asks first whether the ranges keep the
-values inside the type.
+A rule is written as it reads: `Rule((x + a) + b, x + (a + b))`, where `x` and `y` stand for any
+integer expressions of one type, `a` and `b` for constants of it, and `p` for a boolean. The
+surprise: integers wrap, so a rule that is only true of unbounded integers asks first whether the
+ranges keep the values inside the type.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from tilus.ir.expr import (
     Apply,
     Const,
     Expr,
-    Number,
     Operand,
     Var,
     apply,
@@ -154,13 +153,13 @@ class Match:
         if (value := as_int(pattern)) is not None:
             return value, value
         assert isinstance(pattern, Apply)
-        (a, b), (c, d) = (self.range(arg) for arg in pattern.args)
+        (low, high), (least, greatest) = (self.range(arg) for arg in pattern.args)
         if pattern.op == "add":
-            return a + c, b + d
+            return low + least, high + greatest
         if pattern.op == "sub":
-            return a - d, b - c
+            return low - greatest, high - least
         assert pattern.op == "mul"
-        corners = (a * c, a * d, b * c, b * d)
+        corners = (low * least, low * greatest, high * least, high * greatest)
         return min(corners), max(corners)
 
     def exact(self, pattern: Expr) -> bool:
@@ -173,17 +172,17 @@ class Match:
         least, greatest = self.range(pattern)
         return low <= least and greatest <= high
 
-    def before(self, a: Expr, b: Expr) -> bool:
-        """a < b, always."""
-        return self.range(a)[1] < self.range(b)[0]
+    def less(self, left: Expr, right: Expr) -> bool:
+        """left < right, always."""
+        return self.range(left)[1] < self.range(right)[0]
 
-    def not_after(self, a: Expr, b: Expr) -> bool:
-        """a <= b, always."""
-        return self.range(a)[1] <= self.range(b)[0]
+    def less_equal(self, left: Expr, right: Expr) -> bool:
+        """left <= right, always."""
+        return self.range(left)[1] <= self.range(right)[0]
 
-    def apart(self, a: Expr, b: Expr) -> bool:
-        """a != b, always."""
-        return self.before(a, b) or self.before(b, a)
+    def unequal(self, left: Expr, right: Expr) -> bool:
+        """left != right, always."""
+        return self.less(left, right) or self.less(right, left)
 
 
 def _always(match: Match) -> bool:
@@ -236,7 +235,18 @@ def _matches(pattern: Expr, expr: Expr, match: Match) -> bool:
     assert isinstance(pattern, Var)
     if pattern in CONSTANTS and not isinstance(expr, Const):
         return False
-    return match.terms.setdefault(pattern, expr) == expr
+    return _same(match.terms.setdefault(pattern, expr), expr)
+
+
+def _same(one: Expr, other: Expr) -> bool:
+    """Equal trees; unlike ==, it tells 0.0 from -0.0."""
+    if isinstance(one, Apply) and isinstance(other, Apply):
+        return (one.dtype, one.op) == (other.dtype, other.op) and all(
+            _same(x, y) for x, y in zip(one.args, other.args, strict=True)
+        )
+    if isinstance(one, Const) and isinstance(other, Const):
+        return one.dtype == other.dtype and repr(one.value) == repr(other.value)
+    return one is other
 
 
 def _instance(pattern: Expr, match: Match) -> Expr:
@@ -256,9 +266,10 @@ def _instance(pattern: Expr, match: Match) -> Expr:
 
 # ---- the table ----------------------------------------------------------------------------------
 
-x, y, z = (Var(dtypes.int32, name) for name in "xyz")
+x, y = (Var(dtypes.int32, name) for name in "xy")
 a, b = CONSTANTS = tuple(Var(dtypes.int32, name) for name in "ab")
-p, q = (Var(dtypes.boolean, name) for name in "pq")
+p = Var(dtypes.boolean, "p")
+ZERO = const(0, dtypes.int32)
 TRUE, FALSE = Const(dtypes.boolean, True), Const(dtypes.boolean, False)
 
 
@@ -272,8 +283,8 @@ def _call(operator: str) -> Callable[..., Expr]:
 eq, ne, lt, le, gt, ge = (_call(name) for name in ("eq", "ne", "lt", "le", "gt", "ge"))
 conj, disj, inverse = _call("and"), _call("or"), _call("not")
 bitand, bitor, bitxor = _call("bitand"), _call("bitor"), _call("bitxor")
-shl, shr, least, greatest = _call("shl"), _call("shr"), _call("min"), _call("max")
-where, absolute = _call("where"), _call("abs")
+shl, shr, minimum, maximum = _call("shl"), _call("shr"), _call("min"), _call("max")
+where, absolute, negated = _call("where"), _call("abs"), _call("neg")
 
 
 def _negative(match: Match) -> bool:
@@ -282,8 +293,8 @@ def _negative(match: Match) -> bool:
 
 
 def _multiple(match: Match) -> bool:
-    """a is a multiple of b, and b is positive."""
-    return match[b] > 0 and match[a] % match[b] == 0
+    """a is a multiple of b, b is positive and a is not zero."""
+    return match[b] > 0 and match[a] != 0 and match[a] % match[b] == 0
 
 
 def _keeps_residue(match: Match, pattern: Expr) -> bool:
@@ -304,13 +315,15 @@ RULES: tuple[Rule, ...] = (
     Rule((x + a) + b, x + (a + b)),
     Rule((x - a) + b, x + (b - a)),
     Rule((x + a) + y, (x + y) + a),
+    Rule((x - a) + y, (x + y) - a),
     Rule(x + (y + a), (x + y) + a),
+    Rule(x + (y - a), (x + y) - a),
     Rule(x + (0 - y), x - y),
     Rule(x + -y, x - y),
     Rule((x // a) * a + x % a, x),
     Rule(x % a + (x // a) * a, x),
     Rule(x - 0, x),
-    Rule(x - x, x * 0),
+    Rule(x - x, ZERO),
     Rule(x - a, x + (0 - a), _negative),
     Rule((x + a) - b, x + (a - b)),
     Rule((x - a) - b, x - (a + b)),
@@ -318,15 +331,15 @@ RULES: tuple[Rule, ...] = (
     Rule((x + y) - x, y),
     Rule((x + y) - y, x),
     Rule(0 - x, -x),
-    Rule(-(-x), x),
+    Rule(negated(-x), x),
     # products
-    Rule(a * x, x * a, lambda m: not isinstance(m.terms[x], Const)),
+    Rule(a * x, x * a),
+    Rule(x * 0, ZERO),
     Rule(x * 1, x),
     Rule((x * a) * b, x * (a * b)),
     Rule((x + a) * b, x * b + a * b),
     # quotients and remainders, with the rounding of Python
     Rule(x // 1, x),
-    Rule(0 // x, x * 0, lambda m: not m.within(x, 0, 0)),
     Rule((x // a) // b, x // (a * b), lambda m: m[a] > 0 and m[b] > 0 and m.exact(a * b)),
     Rule((x * a) // b, x * (a // b), lambda m: _multiple(m) and m.exact(x * a)),
     Rule(
@@ -339,29 +352,29 @@ RULES: tuple[Rule, ...] = (
         x * (a // b) + y // b,
         lambda m: _multiple(m) and m.exact(x * a + y),
     ),
-    Rule(x // a, x * 0, lambda m: m[a] > 0 and m.within(x, 0, m[a] - 1)),
-    Rule(x % 1, x * 0),
+    Rule(x // a, ZERO, lambda m: m[a] > 0 and m.within(x, 0, m[a] - 1)),
+    Rule(x % 1, ZERO),
     Rule(x % a, x, lambda m: m[a] > 0 and m.within(x, 0, m[a] - 1)),
-    Rule((x * a) % b, x * 0, lambda m: _multiple(m) and _keeps_residue(m, x * a)),
+    Rule((x * a) % b, ZERO, lambda m: _multiple(m) and _keeps_residue(m, x * a)),
     Rule((x * a + y) % b, y % b, lambda m: _multiple(m) and _keeps_residue(m, x * a + y)),
     Rule((y + x * a) % b, y % b, lambda m: _multiple(m) and _keeps_residue(m, x * a + y)),
     Rule((x + a) % b, x % b, lambda m: _multiple(m) and _keeps_residue(m, x + a)),
     Rule((x % a) % b, x % b, _multiple),
     # smaller, larger, magnitude
-    Rule(least(a, x), least(x, a)),
-    Rule(least(x, y), x, lambda m: m.not_after(x, y)),
-    Rule(least(x, y), y, lambda m: m.not_after(y, x)),
-    Rule(least(x, x), x),
-    Rule(least(least(x, a), b), least(x, least(a, b))),
-    Rule(greatest(a, x), greatest(x, a)),
-    Rule(greatest(x, y), x, lambda m: m.not_after(y, x)),
-    Rule(greatest(x, y), y, lambda m: m.not_after(x, y)),
-    Rule(greatest(x, x), x),
-    Rule(greatest(greatest(x, a), b), greatest(x, greatest(a, b))),
+    Rule(minimum(a, x), minimum(x, a)),
+    Rule(minimum(x, y), x, lambda m: m.less_equal(x, y)),
+    Rule(minimum(x, y), y, lambda m: m.less_equal(y, x)),
+    Rule(minimum(x, x), x),
+    Rule(minimum(minimum(x, a), b), minimum(x, minimum(a, b))),
+    Rule(maximum(a, x), maximum(x, a)),
+    Rule(maximum(x, y), x, lambda m: m.less_equal(y, x)),
+    Rule(maximum(x, y), y, lambda m: m.less_equal(x, y)),
+    Rule(maximum(x, x), x),
+    Rule(maximum(maximum(x, a), b), maximum(x, maximum(a, b))),
     Rule(absolute(x), x, lambda m: m.range(x)[0] >= 0),
     # bits
     Rule(bitand(a, x), bitand(x, a)),
-    Rule(bitand(x, 0), x * 0),
+    Rule(bitand(x, 0), ZERO),
     Rule(bitand(x, x), x),
     Rule(bitand(x, -1), x),
     Rule(bitand(x, a), x, _mask),
@@ -371,32 +384,32 @@ RULES: tuple[Rule, ...] = (
     Rule(bitor(x, x), x),
     Rule(bitxor(a, x), bitxor(x, a)),
     Rule(bitxor(x, 0), x),
-    Rule(bitxor(x, x), x * 0),
+    Rule(bitxor(x, x), ZERO),
     Rule(shl(x, 0), x),
     Rule(shr(x, 0), x),
     # comparisons: the constant to the right, and what ranges decide
-    Rule(eq(a, x), eq(x, a), lambda m: not isinstance(m.terms[x], Const)),
-    Rule(ne(a, x), ne(x, a), lambda m: not isinstance(m.terms[x], Const)),
-    Rule(lt(a, x), gt(x, a), lambda m: not isinstance(m.terms[x], Const)),
-    Rule(le(a, x), ge(x, a), lambda m: not isinstance(m.terms[x], Const)),
-    Rule(gt(a, x), lt(x, a), lambda m: not isinstance(m.terms[x], Const)),
-    Rule(ge(a, x), le(x, a), lambda m: not isinstance(m.terms[x], Const)),
+    Rule(eq(a, x), eq(x, a)),
+    Rule(ne(a, x), ne(x, a)),
+    Rule(lt(a, x), gt(x, a)),
+    Rule(le(a, x), ge(x, a)),
+    Rule(gt(a, x), lt(x, a)),
+    Rule(ge(a, x), le(x, a)),
     Rule(eq(x, x), TRUE),
     Rule(ne(x, x), FALSE),
     Rule(lt(x, x), FALSE),
     Rule(le(x, x), TRUE),
     Rule(gt(x, x), FALSE),
     Rule(ge(x, x), TRUE),
-    Rule(eq(x, y), FALSE, lambda m: m.apart(x, y)),
-    Rule(ne(x, y), TRUE, lambda m: m.apart(x, y)),
-    Rule(lt(x, y), TRUE, lambda m: m.before(x, y)),
-    Rule(lt(x, y), FALSE, lambda m: m.not_after(y, x)),
-    Rule(le(x, y), TRUE, lambda m: m.not_after(x, y)),
-    Rule(le(x, y), FALSE, lambda m: m.before(y, x)),
-    Rule(gt(x, y), TRUE, lambda m: m.before(y, x)),
-    Rule(gt(x, y), FALSE, lambda m: m.not_after(x, y)),
-    Rule(ge(x, y), TRUE, lambda m: m.not_after(y, x)),
-    Rule(ge(x, y), FALSE, lambda m: m.before(x, y)),
+    Rule(eq(x, y), FALSE, lambda m: m.unequal(x, y)),
+    Rule(ne(x, y), TRUE, lambda m: m.unequal(x, y)),
+    Rule(lt(x, y), TRUE, lambda m: m.less(x, y)),
+    Rule(lt(x, y), FALSE, lambda m: m.less_equal(y, x)),
+    Rule(le(x, y), TRUE, lambda m: m.less_equal(x, y)),
+    Rule(le(x, y), FALSE, lambda m: m.less(y, x)),
+    Rule(gt(x, y), TRUE, lambda m: m.less(y, x)),
+    Rule(gt(x, y), FALSE, lambda m: m.less_equal(x, y)),
+    Rule(ge(x, y), TRUE, lambda m: m.less_equal(y, x)),
+    Rule(ge(x, y), FALSE, lambda m: m.less(x, y)),
     # logic
     Rule(conj(p, TRUE), p),
     Rule(conj(TRUE, p), p),
@@ -430,5 +443,3 @@ def _by_operator(rules: tuple[Rule, ...]) -> Mapping[str, list[Rule]]:
 
 
 _RULES_BY_OPERATOR = _by_operator(RULES)
-
-__all__ = ["RULES", "Number", "Rule", "simplify"]

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from tilus.errors import Location, TilusError, locate
-from tilus.ir.expr import BUILTIN_VARS, Expr, variables
-from tilus.ir.instruction import Instruction
+from tilus.ir.expr import BUILTIN_VARS, Expr, as_int, variables
+from tilus.ir.instruction import Instruction, leaves
 from tilus.ir.program import WARP_SIZE, Program
 from tilus.ir.stmt import (
     Assign,
+    Assume,
     Body,
     Break,
     Continue,
@@ -24,6 +26,7 @@ from tilus.ir.stmt import (
     Do,
     For,
     If,
+    Return,
     Stmt,
     ThreadGroup,
     While,
@@ -37,11 +40,19 @@ def verify(program: Program) -> None:
     _Verifier(program).run()
 
 
+@dataclass
+class _Loop:
+    """What was freed on the paths that leave an iteration early."""
+
+    freed_at_breaks: dict[SharedTensor, Location | None] = field(default_factory=dict)
+    freed_at_continues: dict[SharedTensor, Location | None] = field(default_factory=dict)
+
+
 class _Verifier:
     def __init__(self, program: Program):
         self.program = program
         self.defined: set[Any] = set(BUILTIN_VARS.values())
-        self.loops = 0
+        self.loops: list[_Loop] = []  # those around the current statement
         self.threads = program.num_threads
         self.freed: dict[SharedTensor, Location | None] = {}
         self.roots: dict[SharedTensor, SharedTensor] = {}  # a slice -> the tensor it is part of
@@ -54,6 +65,8 @@ class _Verifier:
             If: self.if_,
             Break: self.leave,
             Continue: self.leave,
+            Return: self.return_,
+            Assume: self.assume,
             ThreadGroup: self.thread_group,
         }
 
@@ -75,7 +88,7 @@ class _Verifier:
             self.defined.add(param.var)
 
     def _grid_extent(self, extent: Expr) -> None:
-        params = {p.var for p in self.program.params}
+        params = [p.var for p in self.program.params]
         unknown = [v.name for v in variables(extent) if v not in params]
         if unknown or not extent.dtype.is_integer():
             raise TilusError(
@@ -142,8 +155,9 @@ class _Verifier:
 
     def _writes(self, stmt: Do) -> None:
         instruction = stmt.instruction
+        results = list(leaves(instruction.result))
         for written in instruction.writes():
-            is_result = written is instruction.result
+            is_result = written in results
             if not is_result:
                 self._require_tensor(written, instruction)
             if isinstance(written, (SharedTensor, GlobalTensor)) and is_result:
@@ -154,7 +168,8 @@ class _Verifier:
 
     def _extents_defined(self, tensor: SharedTensor | GlobalTensor) -> None:
         if isinstance(tensor, GlobalTensor):
-            for extent in tensor.shape:
+            layout = tensor.layout
+            for extent in leaves((tensor.shape, layout.shape, layout.mode_shape, layout.strides)):
                 self._require_defined(extent)
 
     def _lifetime(self, stmt: Do) -> None:
@@ -203,6 +218,8 @@ class _Verifier:
             )
 
     def for_(self, stmt: For) -> None:
+        if as_int(stmt.step) == 0:
+            raise TilusError("the step of a loop is 0", hint="the loop would never end")
         for bound in (stmt.start, stmt.stop, stmt.step):
             if bound.dtype != stmt.var.dtype:
                 raise TilusError(
@@ -216,13 +233,22 @@ class _Verifier:
 
     def while_(self, stmt: While) -> None:
         self._condition(stmt.condition)
-        with self.scope():
-            self._loop(stmt.body)
+        self._loop(stmt.body)
 
     def _loop(self, body: Body) -> None:
-        self.loops += 1
-        self.body(body)
-        self.loops -= 1
+        before = dict(self.freed)
+        loop = _Loop()
+        self.loops.append(loop)
+        self._iteration(body, loop)
+        if any(t in self.defined and t not in before for t in self.freed):
+            self._iteration(body, loop)  # the next one meets what this one freed
+        self.loops.pop()
+        self.freed = {**before, **self.freed, **loop.freed_at_breaks}
+
+    def _iteration(self, body: Body, loop: _Loop) -> None:
+        with self.scope():
+            self.body(body)
+        self.freed = {**self.freed, **loop.freed_at_continues}
 
     def if_(self, stmt: If) -> None:
         self._condition(stmt.condition)
@@ -238,10 +264,20 @@ class _Verifier:
         if condition.dtype.kind != "bool":
             raise TilusError("a condition is a boolean", found=f"{condition.dtype} {condition}")
 
+    def assume(self, stmt: Assume) -> None:
+        self._condition(stmt.condition)
+
     def leave(self, stmt: Break | Continue) -> None:
         if not self.loops:
             word = type(stmt).__name__.lower()
             raise TilusError(f"{word} outside a loop", hint="use return to end the block")
+        loop = self.loops[-1]
+        is_break = isinstance(stmt, Break)
+        (loop.freed_at_breaks if is_break else loop.freed_at_continues).update(self.freed)
+        self.freed = {}  # no path leads to the next statement
+
+    def return_(self, stmt: Return) -> None:
+        self.freed = {}
 
     def thread_group(self, stmt: ThreadGroup) -> None:
         whole_warps = stmt.begin % WARP_SIZE == 0 and stmt.count % WARP_SIZE == 0

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from tilus.dtypes import DataType
-from tilus.ir.expr import BLOCK_IDX, CAST, GRID_DIM, Apply, Const, Expr, Var, as_int
+from tilus.ir.expr import BLOCK_IDX, CAST, GRID_DIM, Apply, Const, Expr, Var, as_int, variables
 from tilus.ir.program import Program
-from tilus.ir.stmt import Assign, Assume, Declare, Do, For, Stmt
+from tilus.ir.stmt import Assign, Assume, Declare, Do, For, Return, Stmt
 from tilus.ir.tensor import GlobalTensor
 from tilus.ir.visit import walk
 
@@ -77,9 +77,8 @@ class Analysis:
         self._alignment: dict[GlobalTensor, int] = {}
         for param in program.params:
             self._facts[param.var] = _type_fact(param.var.dtype, param.divisible_by)
-        for stmt in program.body:
-            if isinstance(stmt, Assume):
-                self._assume(stmt.condition)
+        for promise in _promises(program):
+            self._assume(promise)
         for axis in range(3):
             extent = self.fact(program.blocks[axis])
             top = None if extent.hi is None else max(extent.hi - 1, 0)
@@ -88,7 +87,8 @@ class Analysis:
         self._solve(program)
         for stmt in walk(program.body):
             if isinstance(stmt, Do) and isinstance(out := stmt.instruction.result, GlobalTensor):
-                self._alignment[out] = stmt.instruction.address_alignment(self)
+                alignment = stmt.instruction.address_alignment(self)
+                self._alignment[out] = math.gcd(self._alignment.get(out, 0), alignment)
 
     # ---- questions ----
 
@@ -107,21 +107,23 @@ class Analysis:
     def fact(self, expr: Expr) -> Fact:
         """What is certain about the value of an integer, pointer or bool expression."""
         if isinstance(expr, Const):
-            return ANY if expr.dtype.is_float() else Fact.exactly(int(expr.value))
+            whole = expr.dtype.is_integer() or expr.dtype.kind == "bool"
+            return Fact.exactly(int(expr.value)) if whole else ANY
         if isinstance(expr, Var):
             return self._facts.get(expr, _type_fact(expr.dtype, 1))
         assert isinstance(expr, Apply)
-        if expr.dtype.is_float():
-            return ANY
-        if expr.op == CAST:
-            source = expr.args[0]
-            return self._stored(ANY if source.dtype.is_float() else self.fact(source), expr.dtype)
         if expr.dtype.kind == "bool":
             return Fact(0, 1)
+        if expr.op == CAST:
+            return self._operand(expr.args[0], expr.dtype)
         rule = _RULES.get(expr.op)
-        if rule is None:
+        if rule is None or expr.dtype.is_float():
             return self._stored(ANY, expr.dtype)
-        return self._stored(rule(*(self.fact(a) for a in expr.args)), expr.dtype)
+        return self._stored(rule(*(self._operand(a, expr.dtype) for a in expr.args)), expr.dtype)
+
+    def _operand(self, expr: Expr, dtype: DataType) -> Fact:
+        """The fact of an operand, converted to the type that the operation is done in."""
+        return self._stored(ANY if expr.dtype.is_float() else self.fact(expr), dtype)
 
     def _stored(self, fact: Fact, dtype: DataType) -> Fact:
         return fact.fit(dtype) if dtype.is_integer() else fact
@@ -169,9 +171,7 @@ class Analysis:
     # ---- promises ----
 
     def _assume(self, condition: Expr) -> None:
-        """Refine a parameter by `p < c`, `p % c == 0`, ... that the user promised for the
-        whole kernel.
-        """
+        """Refine a parameter by `p < c`, `p % c == 0`, ..."""
         if not isinstance(condition, Apply) or len(condition.args) != 2:
             return
         if condition.op == "and":
@@ -180,14 +180,27 @@ class Analysis:
             return
         left, right = condition.args
         bound = as_int(right)
-        if bound is None:
+        if bound is None or left.dtype != right.dtype:
             return
         if isinstance(left, Var) and left in self._facts and condition.op in _PROMISES:
             self._facts[left] = self._facts[left].meet(_PROMISES[condition.op](bound))
         elif condition.op == "eq" and bound == 0 and isinstance(left, Apply) and left.op == "mod":
             var, divisor = left.args[0], as_int(left.args[1])
             if isinstance(var, Var) and var in self._facts and divisor:
-                self._facts[var] = self._facts[var].meet(Fact(divisor=divisor))
+                self._facts[var] = self._facts[var].meet(Fact(divisor=abs(divisor)))
+
+
+def _promises(program: Program) -> Iterator[Expr]:
+    """The conditions that hold for the whole kernel: assumed at its start, of what never changes.
+
+    Behind a statement that may end the kernel a promise concerns only those who get there.
+    """
+    assigned = {stmt.var for stmt in walk(program.body) if isinstance(stmt, Assign)}
+    for stmt in program.body:
+        if any(isinstance(inner, Return) for inner in walk((stmt,))):
+            return
+        if isinstance(stmt, Assume) and assigned.isdisjoint(variables(stmt.condition)):
+            yield stmt.condition
 
 
 def _type_fact(dtype: DataType, divisor: int) -> Fact:

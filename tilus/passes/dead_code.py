@@ -1,6 +1,6 @@
 """Dead code: drop what nobody can see.
 
-a = load_global(...)      # never read          ->
+a = load_global(...)      # never read
 if True:                                        ->    store_global(...)
     store_global(...)
 """
@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tilus.ir.expr import Const, Expr, variables
-from tilus.ir.instruction import Instruction
+from tilus.ir.expr import Const, Expr, as_int, variables
+from tilus.ir.instruction import Instruction, leaves
 from tilus.ir.program import Program
-from tilus.ir.stmt import Assign, Body, Declare, Do, For, If, Stmt, While
+from tilus.ir.stmt import Assign, Body, Declare, Do, For, If, Stmt, ThreadGroup, While
 from tilus.ir.tensor import GlobalTensor
 from tilus.ir.visit import expressions, rewrite, walk
 
@@ -44,7 +44,9 @@ def _sweep(program: Program) -> Program:
             return _branch(stmt)
         if isinstance(stmt, While) and stmt.condition == Const(stmt.condition.dtype, False):
             return None
-        if isinstance(stmt, For) and not stmt.body:
+        if isinstance(stmt, For) and (not stmt.body or _never_runs(stmt)):
+            return None
+        if isinstance(stmt, ThreadGroup) and not stmt.body:
             return None
         return stmt
 
@@ -57,9 +59,14 @@ def _branch(stmt: If) -> Stmt | Body | None:
     return stmt if stmt.then or stmt.otherwise else None
 
 
+def _never_runs(stmt: For) -> bool:
+    start, stop, step = as_int(stmt.start), as_int(stmt.stop), as_int(stmt.step)
+    return start is not None and stop is not None and bool(step) and not range(start, stop, step)
+
+
 def _unread(instruction: Instruction, read: set[Any]) -> bool:
-    out = instruction.result
-    return out is not None and instruction.effects.removable and out not in read
+    results = list(leaves(instruction.result))
+    return bool(results) and instruction.effects.removable and read.isdisjoint(results)
 
 
 def _read(program: Program) -> set[Any]:
@@ -69,7 +76,8 @@ def _read(program: Program) -> set[Any]:
         if isinstance(stmt, Do):
             instruction = stmt.instruction
             operands = list(instruction.reads())
-            operands += [x for x in instruction.writes() if x is not instruction.result]
+            results = list(leaves(instruction.result))
+            operands += [x for x in instruction.writes() if x not in results]
         else:
             own = getattr(stmt, "var", None)
             operands = [e for e in expressions(stmt) if e is not own]
@@ -84,6 +92,6 @@ def _mark(operand: Any, found: set[Any]) -> None:
         return
     found.add(operand)
     if isinstance(operand, GlobalTensor):
-        for extent in (*operand.shape, *operand.layout.strides):
-            if isinstance(extent, Expr):
-                found.update(variables(extent))
+        layout = operand.layout
+        for extent in leaves((operand.shape, layout.shape, layout.mode_shape, layout.strides)):
+            found.update(variables(extent))

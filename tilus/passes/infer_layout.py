@@ -1,8 +1,8 @@
 """Layout inference: give every register and shared tile a layout.
 
-    a = load_global(...)            annotate_layout(a, L)          a: f16[16, 32] @ L =
-    load_global(...) b = a * 2                 ->                             ->    b: f16[16, 32] @
-    L = a * 2
+    a: f16[16, 32] = load_global(...)         a: f16[16, 32] @ L = load_global(...)
+    annotate_layout(a, L)               ->    annotate_layout(a, L)
+    b: f16[16, 32] = a * 2                    b: f16[16, 32] @ L = a * 2
 
 Instructions propose what follows from the layouts known so far. MUST proposals are applied until
 none is left, then one SHOULD in program order, then MUST again, and MAY last. Nothing is ever taken
@@ -11,9 +11,10 @@ back: two MUST layouts for one tile are a conflict, reported with both lines of 
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from heapq import heappop, heappush
 from typing import Any
 
 from tilus.errors import Location, TilusError, locate
@@ -71,48 +72,40 @@ class _Inference:
             for tile in _tiles(site.instruction):
                 if tile.layout is not None:
                     self._adopt(tile, site)
-        self._propagate(self.sites)
-        for strength in (Strength.SHOULD, Strength.MAY):
-            for site in self.sites:
-                self._choose(site, strength)
+        for site in self.sites:
+            if len(_tiles(site.instruction)) == 1:
+                self._apply(site, Strength.MUST)  # annotations hold before their line, too
+        self._propagate()
+
+    def _propagate(self) -> None:
+        """Always the strongest proposal there is, and of these the first in program order."""
+        queue = [(strength, site.order) for strength in Strength for site in self.sites]
+        queued = set(queue)
+        while queue:
+            entry = heappop(queue)
+            queued.remove(entry)
+            strength, order = entry
+            for tile in self._apply(self.sites[order], strength):
+                again = {(s, user.order) for user in self.users[tile] for s in Strength}
+                for entry in again - queued:
+                    heappush(queue, entry)
+                queued |= again
+
+    def _apply(self, site: _Site, strength: Strength) -> list[LayoutTile]:
+        """The tiles that got a layout from this site: all that MUST have one, else the first."""
+        found: list[LayoutTile] = []
+        for proposal in self._proposals(site, strength):
+            if self._set(proposal, site):
+                found.append(proposal.tile)
+                if strength is not Strength.MUST:
+                    break
+        return found
 
     def _adopt(self, tile: LayoutTile, site: _Site) -> None:
         """A layout that the program gives with the tile itself."""
         assert tile.layout is not None
         bits = tile.bits if isinstance(tile, RegisterTensor) else None
         self._set(Proposal(tile, tile.layout, Strength.MUST, bits), site)
-
-    def _propagate(self, sites: Iterable[_Site]) -> None:
-        """Apply MUST proposals until nothing follows any more."""
-        queue = deque(sites)
-        while queue:
-            site = queue.popleft()
-            for proposal in self._proposals(site, Strength.MUST):
-                if self._set(proposal, site):
-                    queue.extend(self.users[proposal.tile])
-
-    def _choose(self, site: _Site, strength: Strength) -> None:
-        """Apply this site's proposals of `strength`, and all that follows from each, one at a
-        time.
-        """
-        tried: set[LayoutTile] = set()
-        while True:
-            proposal = next(
-                (
-                    p
-                    for p in self._proposals(site, strength)
-                    if p.tile not in tried and not self._has(p)
-                ),
-                None,
-            )
-            if proposal is None:
-                return
-            tried.add(proposal.tile)
-            if self._set(proposal, site):
-                self._propagate(self.users[proposal.tile])
-
-    def _has(self, proposal: Proposal) -> bool:
-        return proposal.tile in self.known.layouts
 
     def _proposals(self, site: _Site, strength: Strength) -> list[Proposal]:
         self.known.num_threads = site.num_threads
@@ -122,31 +115,24 @@ class _Inference:
     def _set(self, proposal: Proposal, site: _Site) -> bool:
         """Record a layout; False where it was known, an error where another one was."""
         tile, old = proposal.tile, self.known.layouts.get(proposal.tile)
-        if proposal.bits is not None and isinstance(tile, RegisterTensor):
-            self.known.bits[tile] = proposal.bits
         if old is not None:
             if old != proposal.layout and proposal.strength is Strength.MUST:
                 raise self._conflict(tile, proposal.layout, site)
             return False
-        self._check(tile, proposal.layout, site)
+        self._check_shape(tile, proposal.layout, site)
+        _check_threads(tile, proposal.layout, site)
+        if proposal.bits is not None and isinstance(tile, RegisterTensor):
+            self.known.bits[tile] = proposal.bits
         self.known.layouts[tile] = proposal.layout
         self.origins[tile] = _Origin(site.location, site.instruction.name, proposal.layout)
         return True
 
-    def _check(self, tile: LayoutTile, layout: Layout, site: _Site) -> None:
+    def _check_shape(self, tile: LayoutTile, layout: Layout, site: _Site) -> None:
         if tuple(layout.shape) != tuple(tile.shape):
             raise LayoutError(
                 f"the layout of {_name(tile)} has another shape",
                 found=f"layout of shape {list(layout.shape)}",
                 expected=f"{list(tile.shape)}",
-                location=site.location,
-            )
-        if isinstance(layout, RegisterLayout) and layout.num_threads != site.num_threads:
-            raise LayoutError(
-                f"the layout of {_name(tile)} is over another number of threads",
-                found=f"{layout.num_threads} threads: {layout}",
-                expected=f"{site.num_threads} threads run this line",
-                hint="adapt the layout, or self.attrs.warps",
                 location=site.location,
             )
 
@@ -178,6 +164,8 @@ class _Inference:
 
         result = rewrite(self.program, replaced)
         for site in _sites(result.body, result.num_threads):
+            for tile in _tiles(site.instruction):
+                _check_threads(tile, tile.layout, site)
             with locate(site.location):
                 site.instruction.check_layouts()
         return result
@@ -197,6 +185,18 @@ class _Inference:
             return tile if same else replace(tile, layout=layout, bits=bits)
         assert not isinstance(layout, RegisterLayout)
         return tile if tile.layout is layout else replace(tile, layout=layout)
+
+
+def _check_threads(tile: LayoutTile, layout: Layout | None, site: _Site) -> None:
+    """A register tile is held by exactly the threads that run the line."""
+    if isinstance(layout, RegisterLayout) and layout.num_threads != site.num_threads:
+        raise LayoutError(
+            f"the layout of {_name(tile)} is over another number of threads",
+            found=f"{layout.num_threads} threads: {layout}",
+            expected=f"{site.num_threads}: as many as run this line",
+            hint="adapt the layout or self.attrs.warps; in a thread group, use tiles made there",
+            location=site.location,
+        )
 
 
 def _sites(body: Body, num_threads: int) -> Iterable[_Site]:

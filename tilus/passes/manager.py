@@ -7,6 +7,7 @@ it changed.
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -59,6 +60,6 @@ def _report(name: str, before: Program, after: Program, seconds: float) -> None:
 def _dump(number: int, name: str, program: Program) -> None:
     directory = settings().dump_directory
     if directory is not None:
-        folder = Path(directory) / program.name
+        folder = Path(directory) / re.sub(r"[^\w.-]", "_", program.name)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{number:02}_{name}.tir").write_text(str(program))

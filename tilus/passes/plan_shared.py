@@ -5,8 +5,9 @@
     free_shared(a)              free_shared(a)
     b = shared_tensor()         b = shared_tensor(offset=0)      # a's bytes again
 
-A tensor lives from its allocation to its free_shared, or to the end of the kernel; a loop keeps
-alive what began before it. Tensors that live at one time do not overlap: first fit, 128-byte steps.
+A tensor lives from its allocation to its free_shared, or to the end of the kernel; a loop or a
+branch keeps alive what began before it. Tensors that live at one time do not overlap: first fit,
+128-byte steps.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 from tilus.errors import Location, TilusError
 from tilus.ir.instruction import Instruction
 from tilus.ir.program import Program
-from tilus.ir.stmt import Body, Do, For, Stmt, While
+from tilus.ir.stmt import Body, Do, For, If, Stmt, While
 from tilus.ir.tensor import SharedTensor
 from tilus.ir.visit import bodies, instructions, rewrite
 from tilus.target import get_current_target
@@ -94,9 +95,9 @@ def _lives(program: Program) -> list[_Life]:
             begin = position
             for inner in bodies(stmt):
                 visit(inner)
-            if isinstance(stmt, (For, While)):
-                # What is freed inside is needed again by the next iteration, unless it began
-                # inside.
+            if isinstance(stmt, (For, While, If)):
+                # What is freed inside is needed again by the next iteration, or by the other
+                # branch, unless it began inside.
                 for life in lives.values():
                     if life.begin <= begin <= life.end:
                         life.end = max(life.end, position)
