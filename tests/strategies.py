@@ -51,6 +51,7 @@ TORCH = {
     "add": torch.add, "sub": torch.sub, "mul": torch.mul, "min": torch.minimum,
     "max": torch.maximum, "neg": torch.neg, "abs": torch.abs, "square": torch.square,
 }  # fmt: skip
+Output = tuple[Var, DataType, tuple[int, ...]]  # parameter, dtype, [blocks, *shape]
 FOLLOWED = {dtypes.int32: torch.int32, dtypes.float32: torch.float32}
 
 
@@ -67,7 +68,7 @@ class RandomProgram:
 
     program: Program
     inputs: list[tuple[Var, np.ndarray]]
-    outputs: list[tuple[Var, DataType, tuple[int, ...]]]
+    outputs: list[Output]
     expected: list[torch.Tensor | None]
 
     def run(self, compiled: Program) -> list[np.ndarray]:
@@ -124,9 +125,12 @@ class _Builder:
         ]  # fmt: skip
         for _ in range(self.rng.randint(2, 9)):
             self.attempt(self.rng.choice(steps))
-        kept = list(dict.fromkeys([self.tiles[-1], self.rng.choice(self.tiles)]))
-        outputs = [self.store(tile) for tile in kept]
-        expected = [self.shadow.get(tile) for tile in kept]
+        stored: list[tuple[Output, torch.Tensor | None]] = []
+        # A store may want a layout that does not meet what comes before; a first load always can.
+        for tile in dict.fromkeys([self.tiles[-1], self.rng.choice(self.tiles), self.tiles[0]]):
+            if len(stored) < 2 and (output := self.attempt(lambda tile=tile: self.store(tile))):
+                stored.append((output, self.shadow.get(tile)))
+        outputs, expected = [o for o, _ in stored], [e for _, e in stored]
         return RandomProgram(self.program(), self.data, outputs, expected)
 
     def program(self) -> Program:
@@ -134,14 +138,17 @@ class _Builder:
         blocks = (as_expr(BLOCKS), as_expr(1), as_expr(1))
         return Program("random", params, blocks, WARPS, tuple(self.body))
 
-    def attempt(self, step: Callable[[], None]) -> None:
+    def attempt(self, step: Callable[[], Any]) -> Any:
         """Take a step, and take it back where the compiler refuses the result."""
         body, tiles, shadow = list(self.body), list(self.tiles), dict(self.shadow)
+        params = list(self.params)
         try:
-            step()
+            result = step()
             compile_program(self.program())
         except TilusError:
-            self.body, self.tiles, self.shadow = body, tiles, shadow
+            self.body, self.tiles, self.shadow, self.params = body, tiles, shadow, params
+            return None
+        return result
 
     def emit(self, name: str, *args: Any, **kwargs: Any) -> Any:
         instruction = build_from_call(REGISTRY[name], args, kwargs)
@@ -180,7 +187,7 @@ class _Builder:
     def any_shape(self) -> tuple[int, int]:
         return self.rng.choice(SHAPES)
 
-    def store(self, tile: RegisterTensor) -> tuple[Var, DataType, tuple[int, ...]]:
+    def store(self, tile: RegisterTensor) -> Output:
         if tile.dtype.kind == "bool":
             tile = self.emit("cast", tile, dtypes.int32)
         shape = (BLOCKS, *tile.shape)

@@ -582,7 +582,7 @@ def test_float_finds_the_declared_types():
 
 
 def test_calling_a_dtype_makes_a_constant(monkeypatch):
+    monkeypatch.setattr(dtypes, "_constant_factory", dtypes.DataType.constant)
     assert 3 == int4b(3)
-    monkeypatch.setattr(dtypes, "_constant_factory", dtypes._constant_factory)
     dtypes.set_constant_factory(lambda dtype, value: (dtype, value))
     assert (int4b, 3) == int4b(3)

@@ -157,6 +157,12 @@ def _same(args: tuple[DataType, ...]) -> DataType:
     return common
 
 
+def _number(args: tuple[DataType, ...]) -> DataType:
+    """The common type; booleans are counted as int32, as in Python and C."""
+    common = _same(args)
+    return dtypes.int32 if common.kind == "bool" else common
+
+
 def _boolean(args: tuple[DataType, ...]) -> DataType:
     _same(args)
     return dtypes.boolean
@@ -262,21 +268,21 @@ _ROWS = (
     Operator("bitand", 2, np.bitwise_and, _integer, "{} & {}", "&", 7, "bitwise and"),
     Operator("shl", 2, _shift_left, _integer, "{} << {}", "<<", 8, "shift left"),
     Operator("shr", 2, np.right_shift, _integer, "{} >> {}", ">>", 8, "shift right"),
-    Operator("add", 2, np.add, _same, "{} + {}", "+", 9, "sum"),
-    Operator("sub", 2, np.subtract, _same, "{} - {}", "-", 9, "difference"),
-    Operator("mul", 2, np.multiply, _same, "{} * {}", "*", 10, "product"),
+    Operator("add", 2, np.add, _number, "{} + {}", "+", 9, "sum"),
+    Operator("sub", 2, np.subtract, _number, "{} - {}", "-", 9, "difference"),
+    Operator("mul", 2, np.multiply, _number, "{} * {}", "*", 10, "product"),
     Operator("truediv", 2, np.true_divide, _floating, "{} / {}", "/", 10, "quotient"),
     Operator(
-        "floordiv", 2, _floordiv, _same, "floordiv({}, {})", "//", 10, "floor of the quotient"
+        "floordiv", 2, _floordiv, _number, "floordiv({}, {})", "//", 10, "floor of the quotient"
     ),
-    Operator("mod", 2, _mod, _same, "mod({}, {})", "%", 10, "remainder, sign of the divisor"),
-    Operator("neg", 1, np.negative, _same, "-{}", "-", 11, "negation"),
+    Operator("mod", 2, _mod, _number, "mod({}, {})", "%", 10, "remainder, sign of the divisor"),
+    Operator("neg", 1, np.negative, _number, "-{}", "-", 11, "negation"),
     Operator("invert", 1, np.invert, _integer, "~{}", "~", 11, "bitwise not"),
     Operator("min", 2, np.minimum, _same, "min({}, {})", doc="smaller of two"),
     Operator("max", 2, np.maximum, _same, "max({}, {})", doc="larger of two"),
     Operator("where", 3, np.where, _select, "{} ? {} : {}", doc="second where true, else third"),
-    Operator("abs", 1, np.abs, _same, "abs({})", doc="absolute value"),
-    Operator("square", 1, np.square, _same, "{0} * {0}", doc="x * x"),
+    Operator("abs", 1, np.abs, _number, "abs({})", doc="absolute value"),
+    Operator("square", 1, np.square, _number, "{0} * {0}", doc="x * x"),
     Operator("exp", 1, np.exp, _floating, "exp({})", doc="e to the x"),
     Operator("exp2", 1, np.exp2, _floating, "exp2({})", doc="2 to the x"),
     Operator("log", 1, np.log, _floating, "log({})", doc="natural logarithm"),
@@ -365,7 +371,7 @@ def _pointer_arithmetic(name: str, args: tuple[Expr, ...]) -> Expr:
     """
     if name in ("eq", "ne"):
         return Apply(dtypes.boolean, name, args)
-    pointer, step = args[:2] if args[0].dtype.is_pointer() else (args[-1], args[0])
+    pointer, step = (args[0], args[-1]) if args[0].dtype.is_pointer() else (args[-1], args[0])
     pointee = pointer.dtype.pointee
     if (
         name not in ("add", "sub")
