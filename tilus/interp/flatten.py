@@ -54,7 +54,11 @@ class SetVar(Step):
 
 @dataclass(eq=False)
 class Check(Step):
+    """Stop with an error unless `condition` holds."""
+
     condition: Expr
+    message: str
+    hint: str
 
 
 @dataclass(eq=False)
@@ -101,7 +105,8 @@ class _Flattener:
         self.steps.append(SetVar(stmt.location, stmt.var, stmt.value))
 
     def assume(self, stmt: Assume) -> None:
-        self.steps.append(Check(stmt.location, stmt.condition))
+        hint = "correct the assume, or the arguments of the launch"
+        self.steps.append(Check(stmt.location, stmt.condition, "an assumption does not hold", hint))
 
     def thread_group(self, stmt: ThreadGroup) -> None:
         self.body(stmt.body)
@@ -113,6 +118,14 @@ class _Flattener:
         self.steps.append(SetVar(stmt.location, stmt.var, stmt.start))
         forward = as_int(step)
         if forward is None:
+            self.steps.append(
+                Check(
+                    stmt.location,
+                    apply("ne", step, 0),
+                    "the step of a range is 0",
+                    "the loop would never end",
+                )
+            )
             below, above = apply("lt", stmt.var, stop), apply("gt", stmt.var, stop)
             condition: Expr = apply("where", apply("gt", step, 0), below, above)
         else:

@@ -423,9 +423,9 @@ class _Scheduler:
         if not holds.all():
             block = int(self.machine.wave[self.machine.blocks[int(np.argmin(holds))]])
             raise TilusError(
-                "an assumption does not hold",
+                step.message,
                 found=f"{step.condition} is False in block {block}",
-                hint="correct the assume, or the arguments of the launch",
+                hint=step.hint,
             )
         self._arrive(pc + 1, self.machine.blocks)
 

@@ -71,6 +71,15 @@ class Expr:
     def __rmod__(self, other: Operand) -> Expr:
         return apply("mod", other, self)
 
+    def __and__(self, other: Operand) -> Expr:
+        return apply("bitand", self, other)
+
+    def __xor__(self, other: Operand) -> Expr:
+        return apply("bitxor", self, other)
+
+    def __rshift__(self, other: Operand) -> Expr:
+        return apply("shr", self, other)
+
     def __neg__(self) -> Expr:
         return apply("neg", self)
 

@@ -170,7 +170,7 @@ class Instruction:
     def run(self, machine: Any) -> None:
         """Compute on whole tiles in NumPy: the definition of what the instruction means."""
 
-    def emit(self, emitter: Any) -> None:
+    def emit(self, e: Any) -> None:
         """Write the CUDA of this instruction, every layout being known."""
         raise TilusError(
             f"{self.name} cannot be compiled to CUDA yet",

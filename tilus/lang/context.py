@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
+import inspect
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -140,14 +141,31 @@ def is_kernel_value(value: Any) -> bool:
     return isinstance(value, (Expr, *TENSORS))
 
 
-def as_scalar(value: Any, like: DataType | None) -> Expr:
+def as_scalar(value: Any, dtype: DataType | None) -> Expr:
+    """`value` as a scalar, of `dtype` where one is given.
+
+    Raises `TilusError` for tensors, for numbers that `dtype` cannot hold and for floats where it is
+    an integer: a fraction is never lost without being asked for.
+    """
     if isinstance(value, TENSORS):
         raise TilusError(
             "a scalar is needed here",
             found=str(value),
             hint="x.item() gives the value of a one-element tile",
         )
-    return as_expr(value, like)
+    if dtype is None:
+        return as_expr(value)
+    if isinstance(value, (bool, int, float)):
+        return cast(value, dtype)
+    expr = as_expr(value)
+    if expr.dtype.is_float() and not dtype.is_float():
+        raise TilusError(
+            f"a {dtype} scalar cannot take the value of a float",
+            found=f"{expr.dtype} {expr}",
+            expected=str(dtype),
+            hint=f"convert it: x.to(tilus.{dtype}) rounds towards zero",
+        )
+    return cast(expr, dtype)
 
 
 def call_host(function: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> Any:
@@ -157,10 +175,81 @@ def call_host(function: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]
     except TilusError:
         raise
     except Exception as error:
-        raise TilusError(
-            f"{getattr(function, '__name__', 'the expression')} failed at compile time: {error}",
-            found=f"{type(error).__name__}",
+        name = getattr(function, "__name__", "the expression")
+        raise (
+            _wrong_arguments(function, name, args, kwargs)
+            or TilusError(
+                f"{name} failed at compile time: {error}",
+                found=type(error).__name__,
+                hint=_host_hint((*args, *kwargs.values())),
+            )
         ) from error
+
+
+def _wrong_arguments(
+    function: Callable[..., Any], name: str, args: Any, kwargs: Mapping[str, Any]
+) -> TilusError | None:
+    """The error where the arguments do not fit the function's signature."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some built-in functions have none
+        return None
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        bare = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+        return TilusError(f"{name}: {error}", expected=f"{name}{inspect.Signature(bare)}")
+    return None
+
+
+def _host_hint(values: Iterable[Any]) -> str | None:
+    if not any(map(is_kernel_value, values)):
+        return None
+    return (
+        "Python functions run at compile time, on host values; self has the operators of kernel "
+        "values"
+    )
+
+
+def host_items(value: Any) -> list[Any]:
+    """The items of a host value that a compile-time loop runs over."""
+    if not is_kernel_value(value):
+        try:
+            return list(value)
+        except TypeError:
+            pass
+    raise TilusError(
+        "this cannot be iterated over",
+        found=values_text(value),
+        expected="a range, or a host list",
+        hint="loop over self.range(n) and index",
+    )
+
+
+def unpack(target: ast.expr, value: Any) -> Iterator[tuple[ast.Name, Any]]:
+    """The names of a target such as `i` or `(i, (j, k))`, with the part of `value` each takes."""
+    if isinstance(target, ast.Name):
+        yield target, value
+    elif isinstance(target, (ast.Tuple, ast.List)):
+        for element, part in zip(target.elts, unpacked(target, value), strict=True):
+            yield from unpack(element, part)
+    else:
+        raise unsupported(target)
+
+
+def unpacked(target: ast.Tuple | ast.List, value: Any) -> list[Any]:
+    """The values for the elements of a target, as many as it has."""
+    for element in target.elts:
+        if isinstance(element, ast.Starred):
+            raise unsupported(element)
+    items = list(value) if isinstance(value, (tuple, list, range)) else None
+    if items is None or len(items) != len(target.elts):
+        raise TilusError(
+            "cannot unpack this into the names on the left",
+            found=values_text(value),
+            expected=f"{len(target.elts)} values",
+        )
+    return items
 
 
 def values_text(value: Any) -> str:
@@ -180,25 +269,27 @@ def values_kind(tensor: Any) -> str:
     }[type(tensor)]
 
 
-_HINTS = {
-    "FunctionDef": "define a method of the class and call it: it is inlined",
-    "Import": "import at the top of the file",
-    "ImportFrom": "import at the top of the file",
-    "Try": "kernels have no exceptions",
-    "Raise": "use self.static_assert(condition, message)",
-    "Delete": "names end with the loop or branch that binds them",
-    "Global": "set attributes in __init__",
-    "Nonlocal": "set attributes in __init__",
-    "ClassDef": "define classes outside the kernel",
-    "NamedExpr": "assign on a line of its own",
-    "Await": "kernels are not asynchronous; see copy_async",
-    "Yield": "kernels return nothing",
-    "Match": "use if and elif",
+# What Python's grammar calls it, what users call it, and what to write instead.
+_UNSUPPORTED = {
+    "FunctionDef": ("def", "define a method of the class and call it: it is inlined"),
+    "Import": ("import", "import at the top of the file"),
+    "ImportFrom": ("import", "import at the top of the file"),
+    "Try": ("try", "kernels have no exceptions"),
+    "Raise": ("raise", "use self.static_assert(condition, message)"),
+    "Delete": ("del", "names end with the loop or branch that binds them"),
+    "Global": ("global", "set attributes in __init__"),
+    "Nonlocal": ("nonlocal", "set attributes in __init__"),
+    "ClassDef": ("class", "define classes outside the kernel"),
+    "NamedExpr": (":=", "assign on a line of its own"),
+    "Await": ("await", "kernels are not asynchronous; see copy_async"),
+    "Yield": ("yield", "kernels return nothing"),
+    "YieldFrom": ("yield", "kernels return nothing"),
+    "Match": ("match", "use if and elif"),
+    "Starred": ("* in front of a name", "give every value a name, or index the list"),
 }
 
 
 def unsupported(node: ast.AST) -> TilusError:
     kind = type(node).__name__
-    return TilusError(
-        f"Python's {kind} is not part of the language of kernels", hint=_HINTS.get(kind)
-    )
+    word, hint = _UNSUPPORTED.get(kind, (kind, "see docs/language.md for what kernels can say"))
+    return TilusError(f"Python's {word} is not part of the language of kernels", hint=hint)

@@ -5,24 +5,29 @@ from __future__ import annotations
 import ast
 import builtins
 import difflib
+import functools
 import inspect
+import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tilus.dtypes import DataType, boolean
 from tilus.errors import TilusError, locate
+from tilus.instructions.arguments import expect
 from tilus.ir.expr import Const, Expr, apply, as_expr, as_int, cast
 from tilus.ir.instruction import REGISTRY, TENSOR_METHODS, Instruction, build_from_call
-from tilus.ir.stmt import Assume
-from tilus.ir.tensor import GlobalTensor, RegisterTensor, SharedTensor
+from tilus.ir.stmt import Assume, Declare, Do
+from tilus.ir.tensor import RegisterTensor
 from tilus.lang import values
 from tilus.lang.context import (
     TENSORS,
     Context,
     InlineMethod,
     call_host,
+    host_items,
     is_kernel_value,
+    unpack,
     unsupported,
     values_kind,
     values_text,
@@ -59,6 +64,12 @@ class Expressions(Context):
         if isinstance(condition, Expr) and not isinstance(condition, Const):
             self.emit(Assume(cast(condition, boolean), location=self.location))
             return
+        if isinstance(condition, TENSORS):
+            raise TilusError(
+                "an assumption is about scalars",
+                found=str(condition),
+                hint="reduce the tile first: self.all(x).item()",
+            )
         self.static_assert(condition, "the assumption is False")
 
     def static_assert(self, condition: Any, msg: Any = None) -> None:
@@ -180,13 +191,6 @@ class Expressions(Context):
         """An operator of the table; host values alone are left to Python."""
         if not any(is_kernel_value(a) for a in args):
             return call_host(host, args, {})
-        for arg in args:
-            if isinstance(arg, (SharedTensor, GlobalTensor)):
-                raise TilusError(
-                    f"{name} works on register tiles",
-                    found=str(arg),
-                    hint="load it first: self.load_shared(...) or self.load_global(...)",
-                )
         return self.emit_result(values.apply_operator(name, *args))
 
     def emit_result(self, value: Any) -> Any:
@@ -205,7 +209,7 @@ class Expressions(Context):
         is_and = isinstance(node.op, ast.And)
         result: Any = is_and
         for part in node.values:
-            value = self.expr(part)
+            value = self._unconditional(part) if isinstance(result, Expr) else self.expr(part)
             if isinstance(value, TENSORS):
                 raise TilusError(
                     "a tile has no single truth value", hint="combine boolean tiles with & and |"
@@ -235,12 +239,12 @@ class Expressions(Context):
         return result
 
     def _compare(self, op: ast.cmpop, a: Any, b: Any) -> Any:
-        if isinstance(op, ast.Is):
-            return a is b
-        if isinstance(op, ast.IsNot):
-            return a is not b
+        if isinstance(op, (ast.Is, ast.IsNot)):
+            if (is_kernel_value(a) and is_kernel_value(b)) or _is_literal(a, b):
+                raise TilusError("kernel values have no identity", hint="compare them with ==")
+            return (a is b) == isinstance(op, ast.Is)
         if isinstance(op, (ast.In, ast.NotIn)):
-            return (a in b) == isinstance(op, ast.In)
+            return call_host(_host_contains, (a, b), {}) == isinstance(op, ast.In)
         name, host = values.COMPARE[type(op).__name__]
         return self.operator(name, host, a, b)
 
@@ -248,12 +252,28 @@ class Expressions(Context):
         condition = self._condition(node.test)
         if isinstance(condition, bool):
             return self.expr(node.body if condition else node.orelse)
-        return self.operator(
-            "where", lambda *a: a, condition, self.expr(node.body), self.expr(node.orelse)
-        )
+        choices = self._unconditional(node.body), self._unconditional(node.orelse)
+        return self.operator("where", lambda *a: a, condition, *choices)
+
+    def _unconditional(self, node: ast.expr) -> Any:
+        """An operand that Python would evaluate only sometimes: it must not do anything."""
+        start = len(self.body)
+        value = self.expr(node)
+        for stmt in self.body[start:]:
+            pure = isinstance(stmt, Declare) or (
+                isinstance(stmt, Do) and stmt.instruction.effects.removable
+            )
+            if not pure:
+                raise TilusError(
+                    "an operand that is evaluated on a condition does more than compute a value",
+                    found=ast.unparse(node),
+                    hint="use an if statement",
+                )
+        return value
 
     def expr_Lambda(self, node: ast.Lambda) -> Any:
         names = [a.arg for a in node.args.args]
+        frame, scope = self.frame, self.scope
 
         def function(*args: Any) -> Any:
             if len(args) != len(names):
@@ -262,9 +282,13 @@ class Expressions(Context):
                     found=f"lambda {', '.join(names)}",
                     expected=f"{len(args)} arguments",
                 )
-            return self._with_names(
-                dict(zip(names, args, strict=True)), lambda: self.expr(node.body)
-            )
+            self.frames.append(replace(frame, scope=scope))  # its names are those around it
+            try:
+                return self._with_names(
+                    dict(zip(names, args, strict=True)), lambda: self.expr(node.body)
+                )
+            finally:
+                self.frames.pop()
 
         return function
 
@@ -300,16 +324,16 @@ class Expressions(Context):
             return [element()]
         first, rest = generators[0], generators[1:]
         iterable = self.expr(first.iter)
-        if isinstance(iterable, (values.LoopRange, Expr, *TENSORS)):
+        if isinstance(iterable, values.LoopRange):
             raise TilusError(
                 "a comprehension runs over host values",
                 found=values_text(iterable),
                 hint="use range(n) with a compile-time n",
             )
         result: list[Any] = []
-        for item in iterable:
+        for item in host_items(iterable):
             result += self._with_names(
-                _matched(first.target, item),
+                {name.id: part for name, part in unpack(first.target, item)},
                 lambda: (
                     self._comprehension(rest, element)
                     if all(map(self._condition, first.ifs))
@@ -328,12 +352,12 @@ class Expressions(Context):
             return self._instruction(f"{value.prefix}.{name}")
         if isinstance(value, TENSORS):
             return self._tensor_attribute(value, name)
-        if isinstance(value, Expr) and name == "to":
-            return lambda dtype: cast(value, dtype)
+        if isinstance(value, Expr):
+            return _scalar_attribute(value, name)
         try:
             return getattr(value, name)
         except AttributeError:
-            raise TilusError(f"{values_text(value)} has no attribute {name}") from None
+            raise _no_attribute(value, name) from None
 
     def _self_attribute(self, name: str) -> Any:
         special = self._specials().get(name, _MISSING)
@@ -358,21 +382,13 @@ class Expressions(Context):
 
     def _specials(self) -> dict[str, Any]:
         return {
-            "blockIdx": values.BLOCK_INDEX,
-            "gridDim": values.GRID_DIMENSION,
+            **values.LANGUAGE,
             "attrs": self.attrs,
-            "cuda": values.CUDA,
-            "range": values.loop_range,
             "assume": self.assume,
             "static_assert": self.static_assert,
-            "single_thread": values.single_thread,
-            "single_warp": values.single_warp,
-            "thread_group": values.thread_group,
-            "fast_divmod": values.fast_divmod,
         }
 
     def _unknown_attribute(self, name: str) -> TilusError:
-
         names = [*self._specials(), *REGISTRY, *values.OPERATOR_METHODS, *self.script.__dict__]
         close = difflib.get_close_matches(name, names, n=3)
         return TilusError(
@@ -418,11 +434,11 @@ class Expressions(Context):
             raise TilusError(
                 "a host value is indexed by a value known only when the kernel runs",
                 found=values_text(container),
-                hint="use a compile-time index, or keep the data in a tensor",
+                hint="loop over the list itself, or keep the data in a tensor",
             )
         if isinstance(index, Const):
             index = index.value
-        return call_host(lambda: container[index], (), {})
+        return call_host(operator.getitem, (container, index), {})
 
     def expr_Slice(self, node: ast.Slice) -> Any:
         return slice(
@@ -474,7 +490,11 @@ class Expressions(Context):
                 "print runs on the host", hint="use self.printf(...) or self.print_tensor(...)"
             )
         if not callable(function):
-            raise TilusError("this cannot be called", found=values_text(function))
+            raise TilusError(
+                "this cannot be called",
+                found=values_text(function),
+                expected="an instruction, a method of the class or a Python function",
+            )
         return self.emit_result(call_host(function, args, kwargs))
 
 
@@ -489,13 +509,42 @@ def _holds_kernel_values(args: list[Any]) -> bool:
     return any(isinstance(a, (list, tuple)) and any(map(is_kernel_value, a)) for a in args)
 
 
-def _matched(target: ast.expr, item: Any) -> dict[str, Any]:
-    """The names of a comprehension's target with their values."""
-    if isinstance(target, ast.Name):
-        return {target.id: item}
-    if isinstance(target, (ast.Tuple, ast.List)):
-        result: dict[str, Any] = {}
-        for element, part in zip(target.elts, item, strict=True):
-            result |= _matched(element, part)
-        return result
-    raise unsupported(target)
+def _is_literal(a: Any, b: Any) -> bool:
+    """True for `n is 3`: a kernel value and a number, which are never the same object."""
+    return (is_kernel_value(a) or is_kernel_value(b)) and (
+        isinstance(a, (bool, int, float)) or isinstance(b, (bool, int, float))
+    )
+
+
+def _host_contains(item: Any, container: Any) -> bool:
+    if is_kernel_value(item) or is_kernel_value(container):
+        raise TilusError(
+            "in looks into host values, at compile time",
+            found=f"{values_text(item)} in {values_text(container)}",
+            hint="compare one by one: x == 1 or x == 2",
+        )
+    return item in container
+
+
+def _scalar_attribute(value: Expr, name: str) -> Any:
+    if name == "dtype":
+        return value.dtype
+    if name == "to":
+        return functools.partial(_scalar_to, value)
+    raise TilusError(
+        f"a scalar has no attribute {name}", found=values_text(value), expected="to, dtype"
+    )
+
+
+def _scalar_to(value: Expr, dtype: Any) -> Expr:
+    return cast(value, expect(dtype, DataType, "to: dtype"))
+
+
+def _no_attribute(value: Any, name: str) -> TilusError:
+    what = f"module {value.__name__}" if inspect.ismodule(value) else type(value).__name__
+    close = difflib.get_close_matches(name, dir(value), n=1)
+    return TilusError(
+        f"{what} has no attribute {name}",
+        found=None if inspect.ismodule(value) else values_text(value),
+        hint=f"did you mean {close[0]}?" if close else None,
+    )

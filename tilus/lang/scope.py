@@ -76,5 +76,6 @@ def unknown_name(scope: Scope, name: str, others: list[str]) -> TilusError:
         )
     close = difflib.get_close_matches(name, scope.all_names() + others, n=1)
     return TilusError(
-        f"the name {name} is not defined", hint=f"did you mean {close[0]}?" if close else None
+        f"the name {name} is not defined",
+        hint=f"did you mean {close[0]}?" if close else "bind it before this line",
     )

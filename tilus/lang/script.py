@@ -22,7 +22,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from tilus.errors import TilusError
 from tilus.ir.instruction import REGISTRY
@@ -30,6 +30,7 @@ from tilus.ir.program import Param, Program
 from tilus.lang.signature import Argument, Signature, read_signature
 from tilus.lang.source import read_source
 from tilus.lang.transpile import transpile
+from tilus.lang.values import LANGUAGE, OPERATOR_METHODS
 from tilus.passes import compile_program
 
 Launcher = Callable[[Program, Sequence[Any]], None]
@@ -48,7 +49,11 @@ def set_launcher(launcher: Launcher) -> None:
     _launcher = launcher
 
 
-_PROTECTED = ("attrs", "blockIdx", "gridDim", "cuda")
+_PROTECTED = ("attrs", "assume", "static_assert", *LANGUAGE)
+
+
+class HostUseError(TilusError, AttributeError):
+    """A name of the language was looked up on a kernel object; `hasattr` still answers False."""
 
 
 class ScriptMeta(type):
@@ -86,10 +91,10 @@ def _points(cls: type, given: Mapping[str, Any]) -> list[dict[str, Any]]:
         )
     pinned: dict[str, Any] | None = getattr(cls, "debug_schedule", None)
     if pinned is not None and axes:
-        if set(pinned) != set(names):
+        if not isinstance(pinned, dict) or set(pinned) != set(names):
             raise TilusError(
                 f"{cls.__name__}: debug_schedule must give every tuned argument",
-                found=", ".join(sorted(pinned)),
+                found=repr(pinned),
                 expected=", ".join(sorted(names)),
             )
         return [dict(pinned)]
@@ -108,25 +113,30 @@ def autotune(names: str, choices: Sequence[Any]) -> Callable[[type], type]:
     ...     def __init__(self, block_m: int, block_n: int):
     ...         super().__init__()
     """
-    keys = [n.strip() for n in names.split(",") if n.strip()]
-    axis = [_point(keys, choice) for choice in choices]
-    if not keys or not axis:
+    keys = [n.strip() for n in names.split(",") if n.strip()] if isinstance(names, str) else []
+    if not keys or not isinstance(choices, Sequence) or isinstance(choices, str) or not choices:
         raise TilusError(
-            "autotune needs names and choices", found=f"{names!r}, {len(axis)} choices"
+            "autotune needs names and choices",
+            found=f"{names!r}, {choices!r:.60}",
+            expected='for example autotune("a, b", [(1, 2), (3, 4)])',
         )
+    axis = [_point(keys, choice) for choice in choices]
 
     def decorate(cls: type) -> type:
-        known = set(inspect.signature(cls.__init__).parameters)
+        known = list(inspect.signature(cls.__init__).parameters)[1:]
         for key in keys:
             if key not in known:
                 raise TilusError(
                     f"autotune: {cls.__name__}.__init__ has no argument {key}",
-                    expected=", ".join(known - {"self"}),
+                    expected=", ".join(known),
                 )
         existing = getattr(cls, "_autotune_axes", [])
         taken = {name for other in existing for name in other[0]} & set(keys)
         if taken:
-            raise TilusError(f"autotune: {', '.join(sorted(taken))} is tuned twice")
+            raise TilusError(
+                f"autotune: {', '.join(sorted(taken))} is tuned twice",
+                hint="list all its choices in one decorator",
+            )
         cls._autotune_axes = [axis, *existing]  # type: ignore[attr-defined]
         return cls
 
@@ -155,15 +165,23 @@ class Script(metaclass=ScriptMeta):
     _candidates: tuple[tuple[dict[str, Any], Script], ...] = ()
     _programs: dict[Any, Program] | None = None
 
-    if TYPE_CHECKING:  # instructions and the user's attributes, in the source of a kernel
-
-        def __getattr__(self, name: str) -> Any: ...
-
     def __init__(self) -> None:
         self._programs = {}
 
+    def __getattr__(self, name: str) -> Any:
+        """Operators and the like exist in the source of a kernel only."""
+        if name in _PROTECTED or name in OPERATOR_METHODS:
+            raise HostUseError(
+                f"self.{name} is part of the language of kernels and has no meaning on the host",
+                hint="use it inside __call__",
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
+        for name in _PROTECTED:
+            if name in cls.__dict__:
+                raise _reserved(name)
         kernel = cls.__dict__.get("__call__")
         if kernel is not None:
             cls._kernel = kernel
@@ -171,11 +189,10 @@ class Script(metaclass=ScriptMeta):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _PROTECTED or (name in REGISTRY and not name.startswith("_")):
-            raise TilusError(
-                f"self.{name} is part of the language and cannot be set",
-                hint="give the attribute another name",
-            )
+            raise _reserved(name)
         object.__setattr__(self, name, value)
+        if self._programs:
+            self._programs.clear()  # they were compiled for the old value
 
     @property
     def schedules(self) -> tuple[dict[str, Any], ...]:
@@ -204,6 +221,8 @@ class Script(metaclass=ScriptMeta):
         arguments = signature.bind(args, kwargs)
         program = self._compiled(signature, arguments)
         _launcher(program, [a.value for a in arguments if not a.is_constant])
+
+    __call__ = _launch
 
     def _signature(self) -> Signature:
         kernel = type(self)._kernel
@@ -234,6 +253,13 @@ class Script(metaclass=ScriptMeta):
         return transpile(
             self, signature.function, params, constants, _snake_case(type(self).__name__)
         )
+
+
+def _reserved(name: str) -> TilusError:
+    return TilusError(
+        f"self.{name} is part of the language and cannot be set",
+        hint="give the attribute another name",
+    )
 
 
 def _snake_case(name: str) -> str:

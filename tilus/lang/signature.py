@@ -27,6 +27,9 @@ from tilus.lang.source import Source
 from tilus.tensor import Tensor, dtype_from_torch
 
 CONSTANT_TYPES: tuple[type, ...] = (int, float, bool, str)
+_ANNOTATIONS = (
+    "a dtype (int32), a pointer (~float16, void_p) or int, float, bool, str for constants"
+)
 ALIGNMENT = 16  # what integers and addresses are specialised on
 
 
@@ -104,7 +107,9 @@ def _signature(function: Callable[..., Any], source: Source) -> Signature:
     arguments = source.node.args
     if arguments.vararg or arguments.kwarg:
         raise TilusError(
-            "a kernel takes no *args or **kwargs", location=source.location(source.node)
+            "a kernel takes no *args or **kwargs",
+            hint="name every parameter and annotate it",
+            location=source.location(source.node),
         )
     python = inspect.signature(function)
     nodes = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs][1:]
@@ -129,16 +134,14 @@ def _parameter(node: ast.arg, parameter: inspect.Parameter, source: Source) -> P
         if node.annotation is None:
             raise TilusError(
                 f"the parameter {node.arg} has no annotation",
-                expected="a dtype (int32), a pointer (~float16, void_p) or int, float, bool, str "
-                "for constants",
+                expected=_ANNOTATIONS,
             )
         annotation = _evaluate(parameter.annotation, source)
         if not isinstance(annotation, DataType) and annotation not in CONSTANT_TYPES:
             raise TilusError(
                 f"the annotation of {node.arg} is not understood",
                 found=ast.unparse(node.annotation),
-                expected="a dtype (int32), a pointer (~float16, void_p) or int, float, bool, str "
-                "for constants",
+                expected=_ANNOTATIONS,
             )
     return Parameter(node.arg, annotation, parameter.default, place)
 
@@ -150,7 +153,9 @@ def _evaluate(annotation: Any, source: Source) -> Any:
     try:
         return eval(annotation, dict(source.namespace))
     except Exception as error:
-        raise TilusError(f"the annotation {annotation} cannot be evaluated: {error}") from error
+        raise TilusError(
+            f"the annotation {annotation} cannot be evaluated: {error}", expected=_ANNOTATIONS
+        ) from error
 
 
 def _checked(parameter: Parameter, value: Any) -> Any:
@@ -229,6 +234,7 @@ def _mismatch(name: str, value: Any, expected: str) -> TilusError:
         f"the argument {name} is of the wrong kind",
         found=f"{type(value).__name__} {value!r:.60}",
         expected=expected,
+        hint=f"pass torch.from_numpy({name})" if isinstance(value, np.ndarray) else None,
     )
 
 

@@ -58,8 +58,16 @@ def _parse(function: Callable[..., Any]) -> tuple[ast.FunctionDef, str, int, int
         ) from None
     text = textwrap.dedent("".join(lines))
     indent = len(lines[0]) - len(lines[0].lstrip())
-    node = ast.parse(text).body[0]
-    assert isinstance(node, ast.FunctionDef)
+    try:
+        node = ast.parse(text).body[0]
+    except SyntaxError:  # a lambda in the middle of a longer expression
+        node = None
+    if not isinstance(node, ast.FunctionDef):
+        raise TilusError(
+            f"{function.__qualname__} cannot be compiled",
+            found=lines[0].strip(),
+            expected="a function defined with def",
+        )
     return node, inspect.getsourcefile(function) or "<unknown>", first_line, indent
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from tilus.dtypes import DataType
 from tilus.errors import TilusError, locate
 from tilus.instructions.elementwise import AssignTile
-from tilus.ir.expr import Expr, Var, as_expr, as_int, cast, substitute, variables
+from tilus.ir.expr import Expr, Var, apply, as_expr, as_int, substitute, variables
 from tilus.ir.program import Param
 from tilus.ir.stmt import Assign, Break, Continue, For, If, Return, Stmt, ThreadGroup, While
 from tilus.ir.tensor import GlobalTensor, RegisterTensor, SharedTensor
@@ -19,6 +19,10 @@ from tilus.lang.context import (
     HostContinue,
     InlineReturn,
     as_scalar,
+    call_host,
+    host_items,
+    unpack,
+    unpacked,
     unsupported,
     values_text,
 )
@@ -50,10 +54,8 @@ class Statements(Expressions):
 
     def stmt_Assign(self, node: ast.Assign) -> None:
         value = self.expr(node.value)
-        fresh = isinstance(node.value, (ast.Call, ast.BinOp, ast.UnaryOp, ast.Compare))
         for target in node.targets:
-            self.assign(target, value, fresh)
-            fresh = False
+            self.assign(target, value)
 
     def stmt_AnnAssign(self, node: ast.AnnAssign) -> None:
         if not isinstance(node.target, ast.Name) or node.value is None:
@@ -63,8 +65,7 @@ class Statements(Expressions):
         annotation = self._annotation(node.annotation)
         value = self.expr(node.value)
         if not isinstance(annotation, DataType):
-            fresh = isinstance(node.value, (ast.Call, ast.BinOp, ast.UnaryOp, ast.Compare))
-            self.assign(node.target, value, fresh)
+            self.assign(node.target, value)
             return
         name = node.target.id
         if self.scope.find(name) is not None:
@@ -80,14 +81,11 @@ class Statements(Expressions):
     def stmt_AugAssign(self, node: ast.AugAssign) -> None:
         load = ast.copy_location(_as_load(node.target), node.target)
         binary = ast.copy_location(ast.BinOp(left=load, op=node.op, right=node.value), node)
-        self.assign(node.target, self.expr(binary), True)
+        self.assign(node.target, self.expr(binary))
 
-    def assign(self, target: ast.expr, value: Any, fresh: bool) -> None:
-        """Bind `target`; `fresh` says that `value` was made by this statement and has no other
-        name.
-        """
+    def assign(self, target: ast.expr, value: Any) -> None:
         if isinstance(target, ast.Name):
-            self.assign_name(target.id, value, fresh)
+            self.assign_name(target.id, value)
         elif isinstance(target, (ast.Tuple, ast.List)):
             self.assign_tuple(target, value)
         elif isinstance(target, ast.Attribute):
@@ -97,10 +95,10 @@ class Statements(Expressions):
         else:
             raise unsupported(target)
 
-    def assign_name(self, name: str, value: Any, fresh: bool) -> None:
+    def assign_name(self, name: str, value: Any) -> None:
         owner = self.scope.find(name)
         if owner is None:
-            self.scope.bind(name, self._first_binding(name, value, fresh), self.location)
+            self.scope.bind(name, self._first_binding(name, value), self.location)
             return
         old = owner.names[name]
         if isinstance(old, Var):
@@ -114,18 +112,26 @@ class Statements(Expressions):
                 hint="give the new one another name",
             )
         else:
-            self._rebind_host(name, owner, value, fresh)
+            self._rebind_host(name, owner, value)
 
-    def _first_binding(self, name: str, value: Any, fresh: bool) -> Any:
+    def _first_binding(self, name: str, value: Any) -> Any:
         if isinstance(value, Expr):
             return self._declare(name, value, value.dtype)
-        if isinstance(value, RegisterTensor) and not fresh and value.name:
-            return self._copy(
-                name, value
-            )  # `y = x` is a new tile: a later `y = ...` leaves x alone
+        if isinstance(value, RegisterTensor) and self._is_bound(value):
+            return self._copy(name, value)  # a later `y = ...` must leave the x of `y = x` alone
         if isinstance(value, TENSORS) and not value.name:
             value.name = name
         return value
+
+    def _is_bound(self, tile: RegisterTensor) -> bool:
+        """True where a name, or a host list that has one, stands for the tile already."""
+        for frame in self.frames:
+            scope: Scope | None = frame.scope
+            while scope is not None:
+                if any(_holds(value, tile) for value in scope.names.values()):
+                    return True
+                scope = scope.parent
+        return False
 
     def _assign_var(self, name: str, var: Var, value: Any) -> None:
         if var not in self.mutable:
@@ -138,7 +144,7 @@ class Statements(Expressions):
                 f"{name} is a scalar variable", found=str(value), expected=f"a {var.dtype} scalar"
             )
         self.initial.pop(var, None)
-        self.emit(Assign(var, cast(as_scalar(value, var.dtype), var.dtype), location=self.location))
+        self.emit(Assign(var, as_scalar(value, var.dtype), location=self.location))
 
     def _assign_tile(self, name: str, tile: RegisterTensor, value: Any) -> None:
         if value is tile:
@@ -152,34 +158,34 @@ class Statements(Expressions):
             )
         self.emit_instruction(AssignTile(tile, value))
 
-    def _rebind_host(self, name: str, owner: Scope, value: Any, fresh: bool) -> None:
+    def _rebind_host(self, name: str, owner: Scope, value: Any) -> None:
         if owner is not self.scope:
             raise TilusError(
                 f"{name} is a compile-time constant, and this line runs inside a "
                 f"{self.scope.kind} of the kernel",
                 found=f"{name} = {values_text(owner.names[name])} outside",
                 expected="a variable of the kernel",
-                hint=f"declare it before: {name}: tilus.int32 = ...",
+                hint=_declaration_hint(name, value),
             )
-        self.scope.bind(name, self._first_binding(name, value, fresh), self.location)
+        self.scope.bind(name, self._first_binding(name, value), self.location)
 
     def assign_tuple(self, target: ast.Tuple | ast.List, value: Any) -> None:
-        items = list(value) if isinstance(value, (tuple, list, range)) else None
-        if items is None or len(items) != len(target.elts):
-            raise TilusError(
-                "cannot unpack this into the names on the left",
-                found=values_text(value),
-                expected=f"{len(target.elts)} values",
-            )
+        items = unpacked(target, value)
         # All are read before any is written, so that `a, b = b, a` swaps.
         if any(isinstance(e, ast.Name) and self.scope.find(e.id) for e in target.elts):
             items = [
                 self._copy("swap", v) if isinstance(v, (Expr, RegisterTensor)) else v for v in items
             ]
         for element, item in zip(target.elts, items, strict=True):
-            self.assign(element, item, False)
+            self.assign(element, item)
 
     def assign_attribute(self, target: ast.Attribute, value: Any) -> None:
+        if ast.unparse(target).startswith("self.attrs.") and self.depth > 0:
+            raise TilusError(
+                f"{ast.unparse(target)} is set inside a {self.scope.kind} of the kernel",
+                expected="one value for the whole launch, known before it runs",
+                hint="set it at the beginning of the kernel",
+            )
         if ast.unparse(target) == "self.attrs.blocks":
             self.attrs.blocks = self._blocks(value)
         elif ast.unparse(target) == "self.attrs.warps":
@@ -210,6 +216,10 @@ class Statements(Expressions):
                 "the grid must be an integer expression of the kernel's parameters",
                 found=str(expr),
                 expected="for example self.attrs.blocks = [tilus.utils.cdiv(m, 16), 4]",
+            )
+        if (as_int(expr) or 0) < 0:
+            raise TilusError(
+                "the grid has a negative extent", found=str(expr), expected="0 or more blocks"
             )
         return expr
 
@@ -284,7 +294,9 @@ class Statements(Expressions):
             return
         if not isinstance(node.target, ast.Name):
             raise TilusError(
-                "a run-time loop has one loop variable", found=ast.unparse(node.target)
+                "a run-time loop has one loop variable",
+                found=ast.unparse(node.target),
+                expected="a name",
             )
         place = self.location
         self._forget_assigned(node)
@@ -324,16 +336,13 @@ class Statements(Expressions):
         )
 
     def _host_loop(self, node: ast.For, iterable: Any) -> None:
-        if isinstance(iterable, (Expr, *TENSORS)):
-            raise TilusError(
-                "this cannot be iterated over",
-                found=values_text(iterable),
-                hint="loop over self.range(n) and index",
-            )
+        items = host_items(iterable)
         self.frame.host_loops.append(self.depth)
         try:
-            for item in iterable:
-                self._bind_host_target(node.target, item)
+            for item in items:
+                # The targets are plain names for the items: nothing is copied.
+                for name, part in unpack(node.target, item):
+                    self.scope.bind(name.id, part, self.location)
                 try:
                     self.statements(node.body)
                 except HostContinue:
@@ -343,16 +352,6 @@ class Statements(Expressions):
         finally:
             self.frame.host_loops.pop()
 
-    def _bind_host_target(self, target: ast.expr, item: Any) -> None:
-        """The targets of a compile-time loop are plain names for the items: nothing is copied."""
-        if isinstance(target, ast.Name):
-            self.scope.bind(target.id, item, self.location)
-        elif isinstance(target, (ast.Tuple, ast.List)):
-            for element, part in zip(target.elts, item, strict=True):
-                self._bind_host_target(element, part)
-        else:
-            raise unsupported(target)
-
     def stmt_While(self, node: ast.While) -> None:
         if node.orelse:
             raise TilusError(
@@ -361,10 +360,15 @@ class Statements(Expressions):
             )
         place = self.location
         self._forget_assigned(node)
-        condition = self._condition(node.test)
-        if condition is False:
-            return
         with self.nested("loop") as body:
+            condition = self._condition(node.test)
+            if condition is False:
+                return
+            if body and isinstance(condition, Expr):
+                # Instructions of the condition run again in every iteration, so they are inside.
+                leave = (Break(location=place),)
+                self.emit(If(apply("not", condition), leave, (), location=place))
+                condition = True
             self.statements(node.body)
         self.emit(While(as_expr(condition), tuple(body), location=place))
 
@@ -412,8 +416,12 @@ class Statements(Expressions):
         raise InlineReturn(None if node.value is None else self.expr(node.value))
 
     def stmt_With(self, node: ast.With) -> None:
-        if len(node.items) != 1:
-            raise unsupported(node)
+        if len(node.items) != 1 or node.items[0].optional_vars is not None:
+            raise TilusError(
+                "a with statement of a kernel has one item and no name",
+                found=", ".join(ast.unparse(item) for item in node.items),
+                expected="with self.single_warp():",
+            )
         threads = self.expr(node.items[0].context_expr)
         if not isinstance(threads, values.ThreadRange):
             raise TilusError(
@@ -435,10 +443,26 @@ class Statements(Expressions):
         return self.expr(node)
 
 
+def _holds(value: Any, tile: RegisterTensor) -> bool:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return any(_holds(item, tile) for item in value)
+    return value is tile
+
+
+def _declaration_hint(name: str, value: Any) -> str:
+    """How to make `name` something that a line of the kernel can change."""
+    if isinstance(value, RegisterTensor):
+        return f"make the tile before: {name} = self.register_tensor(...)"
+    if isinstance(value, TENSORS):
+        return f"bind {name} before, on every path"
+    numeric = isinstance(value, (bool, int, float, Expr))
+    return f"declare it before: {name}: tilus.{as_expr(value).dtype if numeric else 'int32'} = ..."
+
+
 def build_range(args: list[Any], kwargs: dict[str, Any]) -> values.LoopRange:
-    if set(kwargs) - {"unroll"}:
-        raise TilusError("range has no such argument", found=", ".join(kwargs), expected="unroll=")
-    return values.loop_range(*args, **kwargs)
+    return call_host(values.loop_range, args, kwargs)
 
 
 def _as_load(target: ast.expr) -> ast.expr:

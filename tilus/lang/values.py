@@ -16,11 +16,12 @@ from typing import Any
 
 from tilus import dtypes
 from tilus.errors import TilusError
+from tilus.instructions.arguments import int_tuple
 from tilus.instructions.elementwise import Elementwise, default_layout
 from tilus.ir import layout
 from tilus.ir.expr import BLOCK_IDX, GRID_DIM, OPERATORS, Expr, Var, apply, as_expr, cast
 from tilus.ir.instruction import Instruction
-from tilus.ir.tensor import RegisterTensor
+from tilus.ir.tensor import GlobalTensor, RegisterTensor, SharedTensor
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,9 @@ class LoopRange:
     stop: Expr
     step: Expr
     unroll: int | None = None
+
+    def __repr__(self) -> str:
+        return f"range({self.start}, {self.stop}, {self.step})"
 
 
 def loop_range(*bounds: Any, unroll: Any = None) -> LoopRange:
@@ -72,6 +76,9 @@ def loop_range(*bounds: Any, unroll: Any = None) -> LoopRange:
     return LoopRange(exprs[0], exprs[1], exprs[2], _unroll(unroll))
 
 
+loop_range.__name__ = "range"  # what users wrote, in error messages
+
+
 def _unroll(unroll: Any) -> int | None:
     if unroll is None or unroll == "all":
         return None if unroll is None else 0
@@ -90,16 +97,24 @@ class ThreadRange:
     count: int
 
 
-def single_thread(thread: int = 0) -> ThreadRange:
-    return ThreadRange(thread, 1)
+def single_thread(thread: Any = 0) -> ThreadRange:
+    """One thread of the block."""
+    return ThreadRange(_thread_number(thread, "single_thread"), 1)
 
 
-def single_warp(warp: int = 0) -> ThreadRange:
-    return ThreadRange(32 * warp, 32)
+def single_warp(warp: Any = 0) -> ThreadRange:
+    """The 32 threads of one warp of the block."""
+    return ThreadRange(32 * _thread_number(warp, "single_warp"), 32)
 
 
-def thread_group(begin: int, n: int) -> ThreadRange:
-    return ThreadRange(begin, n)
+def thread_group(begin: Any, n: Any) -> ThreadRange:
+    """`n` threads of the block from thread `begin`: one, or whole warps."""
+    return ThreadRange(_thread_number(begin, "thread_group"), _thread_number(n, "thread_group"))
+
+
+def _thread_number(value: Any, what: str) -> int:
+    (number,) = int_tuple((value,), f"{what}: threads")
+    return number
 
 
 class CudaNamespace:
@@ -132,8 +147,20 @@ def apply_operator(name: str, *args: Any) -> Instruction | Expr:
     """Row `name` of the operator table: an instruction where an operand is a tile, else a scalar
     expression.
     """
+    for arg in args:
+        if isinstance(arg, (SharedTensor, GlobalTensor)):
+            raise TilusError(
+                f"{name} works on register tiles",
+                found=str(arg),
+                hint="load it first: self.load_shared(...) or self.load_global(...)",
+            )
     if any(isinstance(a, RegisterTensor) for a in args):
         return Elementwise.build(name, *args)
+    arity = OPERATORS[name].arity
+    if len(args) != arity:
+        raise TilusError(
+            f"{name} takes {arity} operands", found=f"{len(args)}", expected=f"{arity}"
+        )
     return apply(name, *args)
 
 
@@ -192,6 +219,18 @@ def _cast_to(dtype: dtypes.DataType) -> Callable[[Any], Expr]:
     return lambda value: cast(value, dtype)
 
 
+# What `self` has in a kernel besides instructions and operators; no attribute can be called so.
+LANGUAGE: dict[str, Any] = {
+    "blockIdx": BLOCK_INDEX,
+    "gridDim": GRID_DIMENSION,
+    "cuda": CUDA,
+    "range": loop_range,
+    "single_thread": single_thread,
+    "single_warp": single_warp,
+    "thread_group": thread_group,
+    "fast_divmod": fast_divmod,
+}
+
 # Python functions that also take kernel values; host values alone get the function itself.
 KERNEL_FUNCTIONS: dict[Any, Callable[..., Any]] = {
     builtins.min: _fold("min"),
@@ -201,6 +240,7 @@ KERNEL_FUNCTIONS: dict[Any, Callable[..., Any]] = {
     builtins.float: _cast_to(dtypes.float32),
     builtins.bool: _cast_to(dtypes.boolean),
     builtins.divmod: fast_divmod,
+    builtins.range: loop_range,
     **{
         getattr(math, n): _math(n)
         for n in ("exp", "log", "log2", "sqrt", "sin", "cos", "tanh", "erf", "floor", "ceil")

@@ -99,6 +99,10 @@ class Analysis:
         fact = self.fact(expr)
         return fact.lo, fact.hi
 
+    def learn(self, var: Var, low: int, high: int) -> None:
+        """Record that `var`, which the program does not define (a thread index), is in low..high."""
+        self._facts[var] = Fact(low, high)
+
     def alignment(self, tensor: GlobalTensor) -> int:
         """The largest known divisor of the tensor's address, in elements."""
         nbytes = self._alignment.get(tensor, 1) or PAGE

@@ -109,6 +109,12 @@ def _device(program: Program, values: Sequence[Any]) -> torch.device:
 
 def _engine(device: torch.device) -> Engine:
     name = settings().engine
+    if device.type not in ("cpu", "cuda"):
+        raise TilusError(
+            "no engine runs kernels on this device",
+            found=f"tensors on {device}",
+            expected="tensors on the CPU or on a CUDA device",
+        )
     if name == "auto":
         name = "interpreter" if device.type == "cpu" else "cuda"
     if name == "interpreter" and device.type == "cpu":
