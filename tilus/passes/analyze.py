@@ -100,8 +100,12 @@ class Analysis:
         return fact.lo, fact.hi
 
     def learn(self, var: Var, low: int, high: int) -> None:
-        """Record that `var`, which the program does not define (a thread index), is in low..high."""
+        """Record that `var`, which the program does not define, is in low..high."""
         self._facts[var] = Fact(low, high)
+
+    def define(self, var: Var, value: Expr) -> None:
+        """Record that `var`, which the program does not define, has this value."""
+        self._facts[var] = self.fact(value)
 
     def alignment(self, tensor: GlobalTensor) -> int:
         """The largest known divisor of the tensor's address, in elements."""
