@@ -26,13 +26,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tilus.instructions",),
     ("tilus.passes", "tilus.codegen.kernel"),
     ("tilus.lang",),
-    ("tilus.runtime",),
+    ("tilus.runtime", "tilus.runtime.emulate"),
     ("tilus.ops", "tilus.testing"),
     ("tilus.nn",),
     ("tilus",),
     ("tilus.demo_weights", "tilus.demo", "tilus.cli_inputs", "tilus.cli", "tilus.__main__"),
 )
 ALONE = {"tilus.ptx": {"tilus.ptx", "tilus.errors"}}
+JUDGE = "tilus.runtime.emulate"  # the one module that hands programs to the emulator
 LAYER_OF = {name: index for index, names in enumerate(LAYERS) for name in names}
 
 PACKAGE = Path(tilus.__path__[0])
@@ -88,6 +89,8 @@ def may_import(module: str, target: str) -> bool:
         return False
     if here in ALONE:
         return there in ALONE[here]
+    if here == JUDGE and there in ALONE:
+        return True
     return there in LAYER_OF and LAYER_OF[there] <= LAYER_OF[here]
 
 
@@ -133,6 +136,7 @@ def test_the_package_obeys_the_order():
         ("cli.py", "from tilus import __version__", []),
         ("ptx/parse.py", "from tilus.errors import TilusError\nfrom . import machine", []),
         ("ptx/parse.py", "import tilus.ir", ["tilus.ptx.parse:1 imports tilus.ir"]),
+        ("runtime/emulate.py", "import tilus.ptx", []),
         ("runtime/cache.py", "import tilus.ptx", ["tilus.runtime.cache:1 imports tilus.ptx"]),
         ("sundry.py", "", ["tilus.sundry has no layer"]),
     ],

@@ -4,6 +4,9 @@
     tilus run add.py --set n=4 --set x_ptr=ones:float32[4] --set y_ptr=float32[4]
     tilus show add.tir --set n=4 --diff             the program after each pass
     tilus layout "local(2,1).spatial(8,4).local(1,2)"
+    tilus inspect add.tir --target sm_90a           registers, occupancy, what the hot loop spends
+    tilus compile add.tir --target sm_90a -o DIR    files to launch without the program
+    tilus cache list                                the compiled kernels that are kept on disk
 
 It exits with 0, with 1 for an error, and with 2 for arguments that are none. `TILUS_DEBUG=1` shows
 where an error comes from.
@@ -55,7 +58,13 @@ from tilus.ir.layout import (
 )
 from tilus.ir.program import Program
 from tilus.passes import compile_program, trace
+from tilus.runtime import artifact
+from tilus.runtime.build import Binary
+from tilus.runtime.cache import KernelCache, kernel_cache
+from tilus.runtime.compile import compile_program_for
+from tilus.runtime.inspect import Inspection, as_json, summary
 from tilus.runtime.launch import run_program
+from tilus.target import Target, get_current_target, scope, target_from_name
 from tilus.tensor import Tensor
 
 FILE_HELP = "FILE.tir (a text program), FILE.py or FILE.py:Class (a Script)"
@@ -63,6 +72,10 @@ SET_HELP = (
     "an argument of the kernel: a number, true, false, text, or for a tensor [SOURCE:]DTYPE[SHAPE] "
     f"or FILE.npy[:DTYPE]; SOURCE is one of {', '.join(SOURCES)}"
 )
+
+TARGET_HELP = "an architecture, as in sm_90a"
+ARTIFACT_SUFFIXES = (".cu", ".ptx", ".cubin", ".json")
+PARTS = {"cuda": "the generated text", "ptx": "its PTX", "sass": "the machine code, disassembled"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -117,6 +130,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_show(commands)
     _add_layout(commands)
+    _add_inspect(commands)
+    _add_compile(commands)
+    _add_cache(commands)
     return parser
 
 
@@ -209,6 +225,69 @@ def _add_layout(commands: Any) -> None:
     parser.set_defaults(command=draw_layout)
 
 
+def _add_inspect(commands: Any) -> None:
+    parser = commands.add_parser(
+        "inspect",
+        help="show what a kernel is compiled to, and what it takes",
+        description="Compile a kernel for a target, without a GPU, and print registers, spills, "
+        "shared memory, occupancy and what the hottest loop issues; or the texts asked for.",
+    )
+    _add_kernel_arguments(parser)
+    parser.add_argument("--target", metavar="ARCH", help=f"{TARGET_HELP} (default: the current)")
+    for name, contents in PARTS.items():
+        parser.add_argument(
+            f"--{name}", dest="parts", action="append_const", const=name, help=contents
+        )
+    parser.add_argument(
+        "--all", dest="parts", action="store_const", const=[*PARTS, "summary"],
+        help="all of them, and the summary",
+    )  # fmt: skip
+    parser.add_argument("--raw", action="store_true", help="leave #line lines in the CUDA text")
+    parser.add_argument(
+        "--weight-operand", choices=("A", "B"), default="B",
+        help="what the weights are to the matrix instructions (default: B)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--reuse", type=_positive_number, default=1.0, metavar="R",
+        help="matrix instructions that use a weight once it is in a register (default: 1)",
+    )  # fmt: skip
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the summary as JSON")
+    parser.set_defaults(command=inspect_kernel)
+
+
+def _add_compile(commands: Any) -> None:
+    parser = commands.add_parser(
+        "compile",
+        help="write the files of a kernel, to launch it without its program",
+        description="Compile a kernel ahead of time, without a GPU: NAME.cu, .ptx, .cubin and "
+        ".json, which tilus.runtime.artifact.load reads; in a directory ARCH of their own if "
+        "there are several targets.",
+    )
+    _add_kernel_arguments(parser)
+    parser.add_argument(
+        "--target", action="append", required=True, metavar="ARCH", dest="targets",
+        help=f"{TARGET_HELP}; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="DIR", help="made where there is none"
+    )
+    parser.set_defaults(command=compile_kernel)
+
+
+def _add_cache(commands: Any) -> None:
+    parser = commands.add_parser(
+        "cache",
+        help="list or clear the compiled kernels on disk",
+        description="The compiled kernels in TILUS_CACHE_DIR, which any kernel may be compiled "
+        "into anew at any time.",
+    )
+    actions = parser.add_subparsers(title="actions", required=True, metavar="ACTION")
+    actions.add_parser("list", help="the kernels, the most recently used first").set_defaults(
+        command=list_cache
+    )
+    actions.add_parser("clear", help="remove them all").set_defaults(command=clear_cache)
+
+
 def _assignment(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
@@ -220,6 +299,16 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
     return int(text)
+
+
+def _positive_number(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return number
 
 
 def _group_size(text: str) -> int:
@@ -409,3 +498,92 @@ def _drawing(layout: RegisterLayout | SharedLayout, view: str) -> str:
         found=str(layout),
         hint="leave --view contents out",
     )
+
+
+def inspect_kernel(arguments: argparse.Namespace) -> int:
+    """`tilus inspect`: the texts that were asked for, or the summary."""
+    target = target_from_name(arguments.target) if arguments.target else get_current_target()
+    _, binary = _compiled_for(arguments, target)
+    inspection = Inspection(binary, arguments.weight_operand, arguments.reuse)
+    parts: list[str] = arguments.parts or ["summary"]
+    for part in dict.fromkeys(parts):
+        heading = f"// ---- {part} ----\n" if len(parts) > 1 else ""
+        print(f"{heading}{_part(inspection, part, arguments.raw).rstrip()}")
+    if arguments.json:
+        write_text(arguments.json, json.dumps(as_json(inspection), indent=1) + "\n")
+    return 0
+
+
+def _part(inspection: Inspection, part: str, raw: bool) -> str:
+    if part == "cuda":
+        return inspection.binary.source.text if raw else inspection.cuda
+    if part == "ptx":
+        return inspection.binary.ptx
+    return inspection.sass if part == "sass" else summary(inspection)
+
+
+def compile_kernel(arguments: argparse.Namespace) -> int:
+    """`tilus compile`: the files of the kernel for each target, each named as it is written."""
+    targets = list(dict.fromkeys(map(target_from_name, arguments.targets)))
+    for target in targets:
+        program, binary = _compiled_for(arguments, target)
+        directory = arguments.output / target.arch if len(targets) > 1 else arguments.output
+        description = artifact.save(binary, program, directory)
+        for suffix in ARTIFACT_SUFFIXES:
+            path = description.with_suffix(suffix)
+            print(f"{path}: {path.stat().st_size} bytes")
+    return 0
+
+
+def _compiled_for(arguments: argparse.Namespace, target: Target) -> tuple[Program, Binary]:
+    """The program after every pass, and its machine code; nothing runs."""
+    with scope(target):  # passes ask for the target's shared memory
+        program = compile_program(_source_program(arguments))
+        return program, compile_program_for(program, target)
+
+
+def list_cache(arguments: argparse.Namespace) -> int:
+    """`tilus cache list`: a table of the kernels that are kept."""
+    cache = _usable_cache()
+    listed = cache.entries()
+    rows = [
+        (
+            one.header["name"],
+            one.header["target"],
+            f"{one.nbytes / 1024:.1f}",
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(one.used)),
+            one.header["nvrtc"],
+            one.key[:12],
+        )
+        for one in listed
+    ]
+    if rows:
+        headings = ("kernel", "target", "KiB", "last used", "NVRTC", "key")
+        print(tabulate(rows, headings, disable_numparse=True))
+    total = sum(one.nbytes for one in listed)
+    print(f"{len(rows)} kernels, {total / 1024:.1f} KiB in {cache.directory}")
+    return 0
+
+
+def clear_cache(arguments: argparse.Namespace) -> int:
+    """`tilus cache clear`: remove every kernel that is kept."""
+    cache = _usable_cache()
+    try:
+        count = cache.clear()
+    except OSError as error:
+        raise TilusError("the cache cannot be cleared", found=str(error)) from None
+    print(f"{count} kernels removed from {cache.directory}")
+    return 0
+
+
+def _usable_cache() -> KernelCache:
+    cache = kernel_cache()
+    refusal = cache.refusal()
+    if refusal is not None:
+        raise TilusError(
+            "the kernel cache is not used",
+            found=refusal,
+            expected="a directory of your own that only you can write to",
+            hint="set TILUS_CACHE_DIR, or change its owner and mode",
+        )
+    return cache

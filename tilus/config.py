@@ -143,7 +143,7 @@ class Settings:
     )
     parallel_workers: int = _setting(
         _integer(1),
-        "processes that compile tuning candidates at the same time",
+        "threads that compile kernels at the same time",
         factory=_cores,
         default_words="one per CPU core",
     )

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tilus.codegen.access import GlobalAccess, SharedAccess, load_tile, store_tile, turns
 from tilus.errors import TilusError
 from tilus.instructions.arguments import (
     check_offsets,
@@ -25,14 +26,17 @@ from tilus.instructions.arguments import (
     expect,
     expr_tuple,
 )
+from tilus.instructions.placement import vectorized_layout
 from tilus.interp.access import in_bounds, linear_offset, tensor_indices
 from tilus.interp.machine import spread
 from tilus.interp.shared import Access
 from tilus.ir.expr import Expr, as_int
 from tilus.ir.instruction import Effects, Instruction
-from tilus.ir.tensor import GlobalTensor, SharedTensor
+from tilus.ir.layout import RegisterLayout
+from tilus.ir.tensor import GlobalTensor, RegisterTensor, SharedTensor
 
 if TYPE_CHECKING:
+    from tilus.codegen.emitter import Emitter
     from tilus.interp.machine import Machine
 
 # PTX ISA, "createpolicy": the priorities that a copy can give its lines in the L2 cache.
@@ -120,6 +124,53 @@ class CopyAsync(
         # Which thread copies what is the code generator's business, so no thread may rely on it.
         machine.write_shared_async(self.dst, Access(None, places), values)
 
+    def emit(self, e: Emitter) -> None:
+        tile = RegisterTensor(self.dst.dtype, self.dst.shape, name="copied")
+        widest = vectorized_layout(e.num_threads, tile.shape, tile.dtype, tile.shape[-1])
+        tile.layout = widest
+        source = GlobalAccess(e, tile, self.src, self.offsets, self.dims)
+        target = SharedAccess(e, tile, self.dst)
+        have = (source.piece_bytes(), target.piece_bytes())
+        if None in have or min(have) < SMALLEST_COPY:  # type: ignore[type-var]
+            self._emit_synchronous(e, tile, source, target)
+            return
+        nbytes = min(have)  # type: ignore[type-var]
+        self._emit_copies(e, tile, source, target, nbytes)
+
+    def _emit_copies(
+        self,
+        e: Emitter,
+        tile: RegisterTensor,
+        source: GlobalAccess,
+        target: SharedAccess,
+        nbytes: int,
+    ) -> None:
+        """One cp.async a piece; a piece out of bounds reads 0 bytes and is filled with zeros."""
+        assert tile.layout is not None
+        copy = e.use(f"copy_async_{nbytes}")
+        if nbytes < 16:
+            e.note(f"{e.name(self.dst)}: copied in pieces of {nbytes} bytes")
+        count = tile.layout.local_size * tile.dtype.nbits // 8 // nbytes
+        with e.block(_first_replicas(tile.layout)):
+            source.begin()
+            for _, turn in turns(e, count):
+                read, write = source.piece(nbytes, turn), target.piece(nbytes, turn)
+                inside = "true" if read.condition is None else read.condition
+                place = f"{e.name(self.dst)} + {write.address}"
+                e(f"{copy}({place}, {e.name(self.src)} + {read.address}, {inside});")
+
+    def _emit_synchronous(
+        self, e: Emitter, tile: RegisterTensor, source: GlobalAccess, target: SharedAccess
+    ) -> None:
+        e.note(
+            f"{e.name(self.dst)}: copied through registers, as cp.async needs 4 aligned bytes in a "
+            f"row: global memory gives {source.piece_bytes()}, shared {target.piece_bytes()}"
+        )
+        with e.block(""):
+            e.declare(tile, zero=source.piece_bytes() is None)
+            load_tile(source)
+            store_tile(target)
+
 
 @dataclass(frozen=True, eq=False)
 class CopyAsyncCommitGroup(Instruction, name="copy_async_commit_group", effects=Effects.ASYNC):
@@ -133,6 +184,9 @@ class CopyAsyncCommitGroup(Instruction, name="copy_async_commit_group", effects=
 
     def run(self, machine: Machine) -> None:
         machine.shared.commit_group(machine.blocks)
+
+    def emit(self, e: Emitter) -> None:
+        e('asm volatile("cp.async.commit_group;" ::: "memory");')
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,6 +216,9 @@ class CopyAsyncWaitGroup(Instruction, name="copy_async_wait_group", effects=Effe
     def run(self, machine: Machine) -> None:
         machine.shared.wait_group(machine.blocks, self.n)
 
+    def emit(self, e: Emitter) -> None:
+        e(f'asm volatile("cp.async.wait_group {self.n};" ::: "memory");')
+
 
 @dataclass(frozen=True, eq=False)
 class CopyAsyncWaitAll(Instruction, name="copy_async_wait_all", effects=Effects.ASYNC):
@@ -175,3 +232,16 @@ class CopyAsyncWaitAll(Instruction, name="copy_async_wait_all", effects=Effects.
 
     def run(self, machine: Machine) -> None:
         machine.shared.wait_all(machine.blocks)
+
+    def emit(self, e: Emitter) -> None:
+        e('asm volatile("cp.async.wait_all;" ::: "memory");')
+
+
+SMALLEST_COPY = 4  # bytes; PTX ISA, "cp.async"
+
+
+def _first_replicas(layout: RegisterLayout) -> str:
+    """C selecting one thread of those that hold the same elements ("" where each is alone)."""
+    if layout.replication == 1:
+        return ""
+    return f"if (tid < {layout.num_threads // layout.replication})"

@@ -19,18 +19,30 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
-from tilus.dtypes import DataType
+from tilus.codegen.access import GlobalAccess, SharedAccess, turns
+from tilus.codegen.atomics import atomic_function
+from tilus.codegen.collective import (
+    first_of,
+    replicas,
+    share_with_replicas,
+    store_element,
+    value_as,
+)
+from tilus.codegen.scalar import atom, scalar_type
+from tilus.dtypes import DataType, int64
 from tilus.errors import TilusError
 from tilus.instructions.arguments import check_offsets, describe, dims_tuple, expect, expr_tuple
+from tilus.instructions.elementwise import layout_of
 from tilus.instructions.shared_memory import check_index_tiles, check_one_layout, one_layout
 from tilus.interp.access import in_bounds, linear_offset, tensor_indices
 from tilus.interp.machine import spread
 from tilus.interp.shared import Access
-from tilus.ir.expr import OPERATORS, Expr, as_expr, cast, compute
+from tilus.ir.expr import OPERATORS, Expr, as_expr, as_int, cast, compute
 from tilus.ir.instruction import Effects, Instruction, Known, Proposal
 from tilus.ir.tensor import GlobalTensor, RegisterTensor, SharedTensor
 
 if TYPE_CHECKING:
+    from tilus.codegen.emitter import Emitter
     from tilus.interp.machine import Machine
 
 Array = np.ndarray[Any, Any]
@@ -49,6 +61,7 @@ class Atomic(Instruction):
     """Base of the family: dst[o] = f(dst[o], values[J]) with o = offsets, o[dims[k]] += J[k]."""
 
     space: ClassVar[type[GlobalTensor] | type[SharedTensor]]
+    operator: ClassVar[str]  # a row of the operator table, or "exch" or "cas"
 
     out: RegisterTensor
     dst: GlobalTensor | SharedTensor
@@ -141,6 +154,34 @@ class Atomic(Instruction):
         machine.write_shared(self.dst, access, new.reshape(machine.count, -1))
         return old
 
+    def operand_text(self, e: Emitter, register: str) -> tuple[str, ...]:
+        """C of the operands' values for a register."""
+        return (e.get(self.values, register),)
+
+    def emit(self, e: Emitter) -> None:
+        layout, dtype = layout_of(self.values), self.dst.dtype
+        update = atomic_function(e, self.operator, dtype)
+        first = first_of(e, replicas(layout))
+        if first is not None:
+            e.note(f"{self.name}: threads that hold the same elements wait for the one that acts")
+        e.declare(self.out)
+        with e.block(""):
+            old = e.temporary("old")
+            e(f"{scalar_type(dtype)} {old}[{layout.local_size}] = {{}};")
+            for i, bit, inside in self._access(e).elements():
+                place = f"{e.name(self.dst)} + ({bit}) / 8"
+                call = f"{update}({', '.join((place, *self.operand_text(e, i)))})"
+                conditions = " && ".join(c for c in (first, inside) if c is not None)
+                e(f"{f'if ({conditions}) ' if conditions else ''}{old}[{i}] = {call};")
+            share_with_replicas(e, old, layout.local_size, dtype, layout)
+            with e.unrolled(layout.local_size) as i:
+                e.set(self.out, i, f"{old}[{i}]")
+
+    def _access(self, e: Emitter) -> GlobalAccess | SharedAccess:
+        if isinstance(self.dst, GlobalTensor):
+            return GlobalAccess(e, self.values, self.dst, self.offsets, self.dims)
+        return SharedAccess(e, self.values, self.dst, self.offsets, self.dims)
+
 
 class _Update(Atomic):
     @classmethod
@@ -162,8 +203,6 @@ class _Update(Atomic):
 class _Combine(_Update):
     """`change` is a row of the operator table."""
 
-    operator: ClassVar[str]
-
     def change(self, old: Array, operands: tuple[Array, ...]) -> Array:
         dtype = self.dst.dtype
         values = [old, *operands]
@@ -171,12 +210,16 @@ class _Combine(_Update):
 
 
 class _Exchange(_Update):
+    operator = "exch"
+
     def change(self, old: Array, operands: tuple[Array, ...]) -> Array:
         return np.broadcast_to(operands[0], old.shape)
 
 
 @dataclass(frozen=True, eq=False)
 class CompareAndSwap(Atomic):
+    operator = "cas"
+
     compare: RegisterTensor | Expr
 
     @classmethod
@@ -227,6 +270,13 @@ class CompareAndSwap(Atomic):
     def change(self, old: Array, operands: tuple[Array, ...]) -> Array:
         compare, values = operands
         return np.where(old == compare, values, old)
+
+    def operand_text(self, e: Emitter, register: str) -> tuple[str, ...]:
+        if isinstance(self.compare, RegisterTensor):
+            compare = e.get(self.compare, register)
+        else:
+            compare = e.scalar(self.compare)
+        return compare, e.get(self.values, register)
 
 
 def _scalar_or_tile(value: Any, dtype: DataType, what: str) -> RegisterTensor | Expr:
@@ -351,3 +401,26 @@ class StoreGlobalScatter(Instruction, name="store_global_scatter", effects=Effec
             machine[self.src],
             self.dst.name or "the global tensor",
         )
+
+    def emit(self, e: Emitter) -> None:
+        first = first_of(e, replicas(layout_of(self.src)))
+        if first is not None:
+            with e.block(f"if ({first})"):
+                self._emit_stores(e)
+            return
+        self._emit_stores(e)
+
+    def _emit_stores(self, e: Emitter) -> None:
+        for i, _ in turns(e, layout_of(self.src).local_size):
+            conditions: list[str] = []
+            terms: list[str] = []
+            for tile, extent, stride in zip(
+                self.indices, self.dst.shape, self.dst.layout.strides, strict=True
+            ):
+                index = e.temporary("index")
+                e(f"const int64_t {index} = {value_as(e, tile, i, int64)};")
+                conditions.append(f"{index} >= 0 && {index} < {atom(e.scalar(extent))}")
+                step = f" * {atom(e.scalar(cast(as_expr(stride), int64)))}"
+                terms.append(index if as_int(stride) == 1 else f"{index}{step}")
+            with e.block(f"if ({' && '.join(conditions) or 'true'})"):
+                store_element(e, self.src, i, e.name(self.dst), " + ".join(terms) or "0")

@@ -8,6 +8,7 @@ Each block prints once, in the order of the blocks for each instruction.
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -16,16 +17,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tilus.dtypes import DataType
+from tilus.codegen.access import turns
+from tilus.codegen.collective import first_of, replicas
+from tilus.dtypes import DataType, float32, int32
 from tilus.errors import TilusError
 from tilus.instructions.arguments import describe, expect
-from tilus.instructions.elementwise import default_layout
+from tilus.instructions.cast import convert_registers, is_storage
+from tilus.instructions.elementwise import default_layout, layout_of
+from tilus.instructions.shared_memory import LoadShared
 from tilus.interp.shared import Access
 from tilus.ir.expr import BLOCK_IDX, GRID_DIM, Expr, as_expr
 from tilus.ir.instruction import Effects, Instruction, Known, Proposal, Strength
 from tilus.ir.tensor import RegisterTensor, SharedTensor
 
 if TYPE_CHECKING:
+    from tilus.codegen.emitter import Emitter
     from tilus.interp.machine import Machine
 
 Array = np.ndarray[Any, Any]
@@ -73,6 +79,56 @@ class PrintTensor(Instruction, name="print_tensor", effects=Effects.OUTSIDE | Ef
             return machine[self.tile]
         access = Access(None, machine.shared_ref(self.tile).offsets())
         return machine.read_shared(self.tile, access).reshape(machine.count, *self.tile.shape)
+
+    def emit(self, e: Emitter) -> None:
+        """A line for each element, from the first thread that holds it, in no order."""
+        with e.block(""):
+            tile = self._readable(e)
+            first = first_of(e, replicas(layout_of(tile)))
+            with e.block(f"if ({first})" if first else ""):
+                for i, turn in turns(e, layout_of(tile).local_size):
+                    index = [e.index(j) for j in layout_of(tile).indices(e.thread, turn)]
+                    values = ", ".join((*BLOCK, *index, _shown(e, tile, i)))
+                    e(f"printf({self._format(tile)}, {values});")
+
+    def _readable(self, e: Emitter) -> RegisterTensor:
+        """The tile in registers, of a dtype that C has."""
+        tile = self.tile
+        if isinstance(tile, SharedTensor):
+            shared, tile = tile, RegisterTensor(tile.dtype, tile.shape, name="loaded")
+            tile.layout = default_layout(e.num_threads, tile)
+            LoadShared(tile, shared).emit(e)
+        if not is_storage(tile.dtype):
+            return tile
+        wide = RegisterTensor(
+            int32 if tile.dtype.is_integer() else float32, tile.shape, tile.layout, name="wide"
+        )
+        convert_registers(e, wide, tile)
+        return wide
+
+    def _format(self, tile: RegisterTensor) -> str:
+        """The format of an element's line: `[block 0, 0, 0] acc:[1, 2] = 0.5`."""
+        index = ", ".join(["%d"] * len(tile.shape))
+        msg = self.msg.replace("%", "%%")
+        conversion = _CONVERSION_OF.get((tile.dtype.kind, tile.dtype.nbits), "%d")
+        return c_string(f"[block %d, %d, %d] {msg}[{index}] = {conversion}\n")
+
+
+# How an element of a kind and width is printed; narrower integers are promoted to int.
+_CONVERSION_OF = {
+    ("uint", 32): "%u",
+    ("int", 64): "%lld",
+    ("uint", 64): "%llu",
+    ("pointer", 64): "%llu",
+    **{("float", nbits): "%g" for nbits in (16, 32, 64)},
+}
+BLOCK = ("blockIdx.x", "blockIdx.y", "blockIdx.z")
+
+
+def _shown(e: Emitter, tile: RegisterTensor, register: str) -> str:
+    """A register's value as printf takes it: floats widen to double."""
+    value = e.get(tile, register)
+    return f"(double){value}" if tile.dtype.is_float() else value
 
 
 def _block_labels(machine: Machine) -> list[str]:
@@ -145,6 +201,10 @@ class Printf(Instruction, name="printf", effects=Effects.OUTSIDE):
 
             sys.stdout.write(_CONVERSION.sub(convert, self.fmt))
 
+    def emit(self, e: Emitter) -> None:
+        values = "".join(f", {_vararg(e, a)}" for a in self.args)
+        e(f"if (tid == 0) printf({c_string(self.fmt)}{values});")
+
 
 def _converted(match: re.Match[str], values: Iterator[Any], types: Iterator[DataType]) -> str:
     flags, letter = match.groups()
@@ -168,3 +228,14 @@ def _argument(value: Any) -> Expr:
             hint="use self.print_tensor(msg, tile), or tile.item() of a tile of size 1",
         )
     return as_expr(value)
+
+
+def c_string(text: str) -> str:
+    """`text` as a C string literal."""
+    return json.dumps(text, ensure_ascii=True).replace("\\u", "\\\\u")
+
+
+def _vararg(e: Emitter, value: Expr) -> str:
+    """A scalar as printf takes it: floats widen to double."""
+    text = e.scalar(value)
+    return f"(double)({text})" if value.dtype.is_float() else text

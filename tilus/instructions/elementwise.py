@@ -18,17 +18,32 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilus import dtypes
+from tilus.codegen.emitter import array_size, is_packed
+from tilus.codegen.scalar import atom
 from tilus.dtypes import DataType
 from tilus.errors import TilusError
 from tilus.instructions.arguments import expect, shape_tuple
 from tilus.instructions.placement import vectorized_layout
 from tilus.interp.machine import spread
-from tilus.ir.expr import OPERATORS, Expr, Operator, Var, as_expr, cast, compute
+from tilus.interp.registers import pack_bits
+from tilus.ir.expr import (
+    OPERATORS,
+    Const,
+    Expr,
+    Operator,
+    Var,
+    as_expr,
+    cast,
+    compute,
+    operand_dtypes,
+    substitute,
+)
 from tilus.ir.instruction import Instruction, Known, Proposal, Strength
-from tilus.ir.layout import RegisterLayout, holds_operands
+from tilus.ir.layout import RegisterLayout, holds_operands, operand_locals
 from tilus.ir.tensor import RegisterTensor
 
 if TYPE_CHECKING:
+    from tilus.codegen.emitter import Emitter
     from tilus.interp.machine import Machine
 
 Operand = RegisterTensor | Expr
@@ -64,6 +79,26 @@ class MakeRegisterTensor(Instruction, name="register_tensor"):
             machine.undefine(self.out)
             return
         machine[self.out] = machine.over_axes(self.init, self.axes, self.out.shape)
+
+    def emit(self, e: Emitter) -> None:
+        if self.init is None:
+            e.declare(self.out)
+        elif isinstance(self.init, Const):
+            fill(e, self.out, self.init)
+        else:
+            self._emit_by_index(e, self.init)
+
+    def _emit_by_index(self, e: Emitter, init: Expr) -> None:
+        """The value as a function of the index, which is one of thread and register."""
+        layout = layout_of(self.out)
+        e.declare(self.out, zero=is_packed(self.out.dtype))
+        with e.unrolled(layout.local_size) as i:
+            turn = e.loop_variable(i, layout.local_size)
+            index = layout.indices(e.thread, turn)
+            value = substitute(
+                init, {a: as_expr(j) for a, j in zip(self.axes, index, strict=False)}
+            )
+            e.set(self.out, i, e.index(value))
 
 
 def _converted(init: Any, dtype: DataType) -> Expr:
@@ -114,6 +149,15 @@ class AssignTile(Instruction, name="assign"):
     def run(self, machine: Machine) -> None:
         machine[self.out] = machine[self.src]
 
+    def emit(self, e: Emitter) -> None:
+        out, src = e.declare(self.out), e.tile(self.src)
+        if self.out.layout == self.src.layout and self.out.bits == self.src.bits:
+            with e.unrolled(array_size(self.out)) as i:
+                e(f"{out}[{i}] = {src}[{i}];")
+            return
+        with e.unrolled(layout_of(self.out).local_size) as i:
+            e.set(self.out, i, e.get(self.src, local_index(e, self.out, self.src, i)))
+
 
 @dataclass(frozen=True, eq=False)
 class Elementwise(Instruction, name="elementwise"):
@@ -160,6 +204,131 @@ class Elementwise(Instruction, name="elementwise"):
         row, rank = OPERATORS[self.op], len(self.out.shape)
         values = [_value(machine, a, rank) for a in self.args]
         machine[self.out] = compute(row, values, [a.dtype for a in self.args], self.out.dtype)
+
+    def emit(self, e: Emitter) -> None:
+        e.declare(self.out)
+        helper = PACKED_PAIRS.get((self.op, self.out.dtype.name))
+        if helper is not None and all(_pairs_up(self.out, a) for a in self.args):
+            self._emit_pairs(e, helper)
+            return
+        row = OPERATORS[self.op]
+        types = operand_dtypes(row, tuple(a.dtype for a in self.args), self.out.dtype)
+        with e.unrolled(layout_of(self.out).local_size) as i:
+            values = [
+                atom(e.scalar.converted(_register_value(e, self.out, a, i), a.dtype, t))
+                for a, t in zip(self.args, types, strict=True)
+            ]
+            e.set(self.out, i, e.scalar.operation(self.op, values, types[-1], self.out.dtype))
+
+    def _emit_pairs(self, e: Emitter, helper: str) -> None:
+        """Two half-precision elements an instruction."""
+        out = e.tile(self.out)
+        pairs = [_Pairs(e, self.out, a) for a in self.args]
+        with e.unrolled(array_size(self.out)) as i:
+            operands = [pair.word(i) for pair in pairs]
+            e(f"{out}[{i}] = {e.use(helper)}({', '.join(operands)});")
+
+
+# Operators that do two half-precision elements at once (PTX ISA, "Half Precision Floating Point
+# Instructions"); the rest go through float, element by element.
+PACKED_PAIRS = {
+    (op, dtype): f"{op}_{kind}x2"
+    for op in ("add", "sub", "mul", "min", "max", "neg", "abs")
+    for dtype, kind in (("float16", "f16"), ("bfloat16", "bf16"))
+}
+
+
+def _pairs_up(out: RegisterTensor, operand: Operand) -> bool:
+    """Whether the operand is of the result's type, with its elements two a word."""
+    if isinstance(operand, Expr):
+        return operand.dtype == out.dtype
+    even = layout_of(out).local_size % 2 == 0
+    return even and operand.dtype == out.dtype and operand.bits is None and out.bits is None
+
+
+class _Pairs:
+    """The two halves of an operand that meet word `i` of a result, as one word.
+
+    They are a word of the operand, or put together from one or two of its words by PRMT: where the
+    operand is broadcast, both halves are often the same element.
+    """
+
+    def __init__(self, e: Emitter, out: RegisterTensor, operand: Operand):
+        self.e = e
+        if isinstance(operand, Expr):
+            self.constant: str | None = e.temporary("pair")
+            pair = e.use("pair_f16" if out.dtype.name == "float16" else "pair_bf16")
+            e(f"const uint32_t {self.constant} = {pair}({e.scalar(operand)});")
+            return
+        self.constant = None
+        self.name = e.tile(operand)
+        low, high = local_table(out, operand).reshape(-1, 2).T
+        self.low, self.high = low // 2, high // 2
+        # PRMT selectors: bytes 0..3 are of the first word, 4..7 of the second.
+        first, second = 2 * (low % 2), 4 + 2 * (high % 2)
+        self.selectors = first | (first + 1) << 4 | second << 8 | (second + 1) << 12
+        self.whole = bool(((low % 2 == 0) & (high == low + 1)).all())
+
+    def word(self, i: str) -> str:
+        if self.constant is not None:
+            return self.constant
+        low = f"{self.name}[{self.e.mapped(self.low, i)}]"
+        if self.whole:
+            return low
+        high = f"{self.name}[{self.e.mapped(self.high, i)}]"
+        return f"{self.e.use('prmt')}({low}, {high}, {self.e.mapped(self.selectors, i, 'halves')})"
+
+
+def _register_value(e: Emitter, out: RegisterTensor, operand: Operand, i: str) -> str:
+    """The operand of register `i` of `out`, as a C scalar."""
+    if isinstance(operand, Expr):
+        return e.scalar(operand)
+    return e.get(operand, local_index(e, out, operand, i))
+
+
+def layout_of(tile: RegisterTensor) -> RegisterLayout:
+    assert tile.layout is not None, "layout inference has run"
+    return tile.layout
+
+
+def local_index(e: Emitter, out: RegisterTensor, operand: RegisterTensor, i: str) -> str:
+    """The register of `operand` that holds the partner of register `i` of `out`."""
+    return e.mapped(local_table(out, operand), i)
+
+
+def local_table(out: RegisterTensor, operand: RegisterTensor) -> np.ndarray[Any, Any]:
+    """Per register of `out`, the register of `operand` with its partner, the same in all threads.
+
+    Raises `TilusError` where it differs between threads: registers cannot be indexed at run time.
+    """
+    table = operand_locals(layout_of(out), layout_of(operand))
+    if (table != table[0]).any():
+        raise TilusError(
+            "which register holds an operand would depend on the thread",
+            found=f"{operand.name or 'operand'}: {operand.layout}; result: {out.layout}",
+            expected="an operand whose registers correspond in every thread",
+            hint="annotate_layout one of them, or pass the data through shared memory",
+        )
+    return table[0]
+
+
+def fill(e: Emitter, tile: RegisterTensor, value: Const) -> None:
+    """Set every register of `tile` to a constant."""
+    name = e.declare(tile)
+    if not is_packed(tile.dtype):
+        with e.unrolled(array_size(tile)) as i:
+            e(f"{name}[{i}] = {e.scalar(value)};")
+        return
+    code = tile.dtype.to_bits(tile.dtype.encode(np.asarray(value.value)))
+    codes = np.broadcast_to(code, layout_of(tile).local_size)
+    packed = pack_bits(codes, tile.dtype.nbits, tile.bits)
+    words = np.pad(packed, (0, -packed.size % 4)).view(np.uint32)
+    if (words == words[0]).all():
+        with e.unrolled(array_size(tile)) as i:
+            e(f"{name}[{i}] = {int(words[0]):#x}u;")
+        return
+    for i, word in enumerate(words):
+        e(f"{name}[{i}] = {int(word):#x}u;")
 
 
 def _operands(row: Operator, args: tuple[Any, ...]) -> tuple[Operand, ...]:

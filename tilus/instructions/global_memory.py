@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tilus.dtypes import DataType
+from tilus.codegen.access import GlobalAccess, load_tile, store_tile
+from tilus.dtypes import DataType, int64
 from tilus.errors import TilusError
 from tilus.instructions.arguments import (
     check_offsets,
@@ -26,15 +27,19 @@ from tilus.instructions.arguments import (
     expr_tuple,
     shape_tuple,
 )
-from tilus.instructions.placement import contiguous_elements, vectorized_layout
+from tilus.instructions.placement import (
+    contiguous_elements,
+    vectorized_layout,
+)
 from tilus.interp.access import in_bounds, linear_offset, tensor_indices
 from tilus.interp.machine import spread
-from tilus.ir.expr import Expr
+from tilus.ir.expr import Expr, apply, as_expr, cast
 from tilus.ir.instruction import Effects, Facts, Instruction, Known, Proposal, Strength
 from tilus.ir.layout import global_row_major, global_strides
 from tilus.ir.tensor import GlobalTensor, RegisterTensor
 
 if TYPE_CHECKING:
+    from tilus.codegen.emitter import Emitter
     from tilus.interp.machine import Machine
 
 
@@ -80,6 +85,9 @@ class GlobalView(Instruction, name="global_view"):
 
     def run(self, machine: Machine) -> None:
         machine.bind_global(self.out, machine.scalar(self.ptr))
+
+    def emit(self, e: Emitter) -> None:
+        e(f"uint8_t* const {e.name(self.out)} = (uint8_t*)({e.scalar(self.ptr)});")
 
 
 def _strides(strides: Any, extents: tuple[Expr, ...]) -> tuple[Expr, ...]:
@@ -129,6 +137,14 @@ class GlobalWorkspace(Instruction, name="global_tensor", effects=Effects.WRITE_G
         machine.bind_global(
             self.out, np.asarray(machine.memory.workspace(self, name, (bits + 7) // 8))
         )
+
+    def emit(self, e: Emitter) -> None:
+        elements: Expr = as_expr(1)
+        for extent in self.out.shape:
+            elements = apply("mul", elements, cast(extent, int64))
+        bits = apply("mul", elements, self.out.dtype.nbits)
+        nbytes = apply("floordiv", apply("add", bits, 7), 8)
+        e(f"uint8_t* const {e.name(self.out)} = {e.workspace(nbytes, self.requires_clean)};")
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,6 +199,11 @@ class LoadGlobal(Instruction, name="load_global", effects=Effects.READ_GLOBAL):
             spread(ref.address, rank), offset, self.src.dtype, mask, name
         )
 
+    def emit(self, e: Emitter) -> None:
+        access = GlobalAccess(e, self.out, self.src, self.offsets, self.dims)
+        e.declare(self.out, zero=access.piece_bytes() is None)
+        load_tile(access)
+
 
 @dataclass(frozen=True, eq=False)
 class StoreGlobal(Instruction, name="store_global", effects=Effects.WRITE_GLOBAL):
@@ -218,6 +239,9 @@ class StoreGlobal(Instruction, name="store_global", effects=Effects.WRITE_GLOBAL
         machine.memory.scatter(
             spread(ref.address, rank), offset, self.dst.dtype, mask, values, name
         )
+
+    def emit(self, e: Emitter) -> None:
+        store_tile(GlobalAccess(e, self.src, self.dst, self.offsets, self.dims))
 
 
 def _check_dtype(instruction: Instruction, tile: RegisterTensor, tensor: GlobalTensor) -> None:

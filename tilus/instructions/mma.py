@@ -18,13 +18,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilus import dtypes
+from tilus.codegen.emitter import array_size
+from tilus.codegen.scalar import scalar_type
 from tilus.dtypes import DataType, convert
 from tilus.errors import TilusError
 from tilus.instructions.arguments import expect
-from tilus.instructions.elementwise import default_layout
+from tilus.instructions.elementwise import default_layout, layout_of
 from tilus.ir.expr import promote
 from tilus.ir.instruction import Instruction, Known, Proposal, Strength
 from tilus.ir.layout import (
+    AtomicMma,
     LayoutError,
     MmaDotConfig,
     RegisterLayout,
@@ -36,6 +39,7 @@ from tilus.ir.layout import (
 from tilus.ir.tensor import RegisterTensor
 
 if TYPE_CHECKING:
+    from tilus.codegen.emitter import Emitter
     from tilus.interp.machine import Machine
 
 Array = np.ndarray[Any, Any]
@@ -212,6 +216,79 @@ class Dot(Instruction, name="dot"):
         product = _float_product if self.out.dtype.is_float() else _integer_product
         machine[self.out] = product(self, a, b, c)
 
+    # ---- CUDA ----
+
+    def emit(self, e: Emitter) -> None:
+        have = {t: layout_of(t) for _, t in self._named()}
+        config, refusal = self._configuration(e.num_threads, have)
+        if config is None:
+            e.note(f"{e.name(self.out)}: dot without tensor cores: {refusal}")
+            self._emit_simt(e)
+            return
+        if e.target.properties.compute_capability < config.atom.min_capability:
+            raise TilusError(
+                f"dot: {config.atom.name} does not exist on {e.target}",
+                expected="compute capability {}.{}".format(*config.atom.min_capability),
+                hint="cast the operands to float16 first",
+            )
+        self._start(e)
+        self._emit_atoms(e, config)
+
+    def _start(self, e: Emitter) -> None:
+        """The accumulator before the first product: c, or 0."""
+        out = e.declare(self.out, zero=self.c is None)
+        if self.c is not None and self.c is not self.out:
+            with e.unrolled(array_size(self.out)) as i:
+                e(f"{out}[{i}] = {e.tile(self.c)}[{i}];")
+
+    def _emit_atoms(self, e: Emitter, config: MmaDotConfig) -> None:
+        """One instruction for each (row, column, depth) of atoms; a warp's atoms lie row-major."""
+        rm, rn, rk = config.warp_repeat
+        atom = config.atom
+        words = [
+            _words(layout, dtype)
+            for layout, dtype in (
+                (atom.lc, self.out.dtype),
+                (atom.la, self.a.dtype),
+                (atom.lb, self.b.dtype),
+            )
+        ]
+        mma = e.define(atom.name, mma_function(atom, *words))
+        c, a, b = e.tile(self.out), e.tile(self.a), e.tile(self.b)
+        with e.unrolled(rk, "k") as k, e.unrolled(rm, "m") as m, e.unrolled(rn, "n") as n:
+            e(
+                f"{mma}(&{c}[({m} * {rn} + {n}) * {words[0]}], "
+                f"&{a}[({m} * {rk} + {k}) * {words[1]}], &{b}[({k} * {rn} + {n}) * {words[2]}]);"
+            )
+
+    def _emit_simt(self, e: Emitter) -> None:
+        """Each thread multiplies the rows and columns of its elements."""
+        out, a, b = (layout_of(t) for t in (self.out, self.a, self.b))
+        rows, columns = np.divmod(out.logical_indices(), self.out.shape[1])
+        depth = np.arange(self.a.shape[1])
+        left = _registers(a, rows[..., None] * self.a.shape[1] + depth)
+        right = _registers(b, depth * self.b.shape[1] + columns[..., None])
+        if left is None or right is None:
+            raise TilusError(
+                "dot: threads do not hold the rows and columns they multiply",
+                found=f"a: {a}; b: {b}; result: {out}",
+                expected="operands replicated over the threads of their rows and columns",
+                hint="load the operands for the dot alone, and let it choose their layouts",
+            )
+        self._start(e)
+        wide = self.out.dtype if self.out.dtype.nbits >= 32 else dtypes.float32
+        with e.unrolled(out.local_size) as i:
+            total = e.temporary("total")
+            e(f"{scalar_type(wide)} {total} = {e.get(self.out, i)};")
+            at_a, at_b = (e.constant_table(t.reshape(-1), "at") for t in (left, right))
+            with e.unrolled(len(depth), "k") as k:
+                place = f"{i} * {len(depth)} + {k}"
+                x, y = e.get(self.a, f"{at_a}[{place}]"), e.get(self.b, f"{at_b}[{place}]")
+                x = e.scalar.converted(x, self.a.dtype, wide)
+                y = e.scalar.converted(y, self.b.dtype, wide)
+                e(f"{total} += {x} * {y};")
+            e.set(self.out, i, e.scalar.converted(total, wide, self.out.dtype))
+
 
 def _float_product(dot: Dot, a: Array, b: Array, c: Array | None) -> Array:
     wide = dtypes.float64 if dot.out.dtype == dtypes.float64 else dtypes.float32
@@ -285,3 +362,36 @@ def _check_accumulator(operand: DataType, acc: DataType) -> None:
             else "an integer at least as wide, of 32 bits or more",
             hint=f"acc_dtype={_default_accumulator(operand)}",
         )
+
+
+def _registers(layout: RegisterLayout, elements: Array) -> Array | None:
+    """Per register of the result and step, the operand's register; None where it is elsewhere."""
+    table = layout.owner_table()[1][elements]
+    held = layout.logical_indices()[np.arange(len(elements))[:, None, None], table]
+    return table[0] if (held == elements).all() and (table == table[0]).all() else None
+
+
+def _words(fragment: RegisterLayout, dtype: DataType) -> int:
+    """Array entries of one atom's fragment."""
+    return fragment.local_size * min(dtype.nbits, 32) // 32
+
+
+def mma_function(atom: AtomicMma, c: int, a: int, b: int) -> str:
+    """A CUDA function that adds one product of fragments to an accumulator, by inline assembly.
+
+    Source: PTX ISA, "Matrix multiply-accumulate operation using mma instruction".
+    """
+    kind = {"float32": "float", "int32": "int"}.get(atom.c_dtype, "uint32_t")
+    letter = "f" if kind == "float" else "r"
+    numbers = iter(range(c + a + b))
+    d, left, right = (
+        "{" + ", ".join(f"%{next(numbers)}" for _ in range(count)) + "}" for count in (c, a, b)
+    )
+    outputs = ", ".join(f'"+{letter}"(c[{i}])' for i in range(c))
+    inputs = ", ".join(f'"r"({name}[{i}])' for name, n in (("a", a), ("b", b)) for i in range(n))
+    return f"""__device__ __forceinline__ void {atom.name}(
+    {kind}* c, const uint32_t* a, const uint32_t* b) {{
+    asm("{atom.opcode} {d}, {left}, {right}, {d};"
+        : {outputs} : {inputs});
+}}
+"""

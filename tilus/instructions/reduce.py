@@ -12,22 +12,33 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
 from tilus import dtypes
+from tilus.codegen.collective import (
+    Fold,
+    accumulation_dtype,
+    butterfly,
+    fold_across,
+    fold_registers,
+    replicas,
+    set_value,
+    thread_digits,
+)
 from tilus.dtypes import DataType, convert
 from tilus.errors import TilusError
 from tilus.instructions.arguments import expect
-from tilus.instructions.elementwise import default_layout
+from tilus.instructions.elementwise import default_layout, layout_of, local_index
 from tilus.instructions.shape import dims_of
 from tilus.ir.expr import require_arithmetic
 from tilus.ir.instruction import Instruction, Known, Proposal, Strength
-from tilus.ir.layout import holds_operands
+from tilus.ir.layout import RegisterLayout, holds_operands
 from tilus.ir.tensor import RegisterTensor
 
 if TYPE_CHECKING:
+    from tilus.codegen.emitter import Emitter
     from tilus.interp.machine import Machine
 
 Array = np.ndarray[Any, Any]
@@ -37,6 +48,8 @@ R = TypeVar("R", bound="Reduce")
 @dataclass(frozen=True, eq=False)
 class Reduce(Instruction):
     """Base of the family; a subclass says what the result's dtype is and how values combine."""
+
+    operator: ClassVar[str]  # of the operator table: how the generated code combines two values
 
     out: RegisterTensor
     x: RegisterTensor
@@ -117,6 +130,43 @@ class Reduce(Instruction):
             reduced = self.combine(values, tuple(d + 1 for d in self.dims))
         machine[self.out] = reduced.reshape(values.shape[0], *self.out.shape)
 
+    def fold(self) -> Fold:
+        """How the generated code combines two values, and in which dtype."""
+        return Fold(self.operator, accumulation_dtype(self.x.dtype))
+
+    def emit(self, e: Emitter) -> None:
+        fold, layout = self.fold(), layout_of(self.x)
+        slots = _slots(layout, self.dims)
+        count = int(slots.max()) + 1
+        e.declare(self.out)
+        with e.block(""):
+            total = fold_registers(e, self.x, slots, fold)
+            digits = [d for d in thread_digits(layout) if d.dim in self.dims]
+            lanes = [d for d in digits if d.in_warp]
+            for digit in reversed(lanes):
+                butterfly(e, total, count, digit, fold)
+            if across := [d for d in digits if not d.in_warp]:
+                e.note(f"{e.name(self.out)}: threads of other warps combine through shared memory")
+                same = (*lanes, *replicas(layout))
+                fold_across(e, total, count, across, layout, same, fold)
+            self._set_result(e, total, layout.reduce(self.dims, self.keepdim), fold)
+
+    def _set_result(self, e: Emitter, total: str, layout: RegisterLayout, fold: Fold) -> None:
+        held = RegisterTensor(self.out.dtype, self.out.shape, layout, name="the reduction")
+        with e.unrolled(layout_of(self.out).local_size) as i:
+            value = f"{total}[{local_index(e, self.out, held, i)}]"
+            set_value(e, self.out, i, value, fold.dtype)
+
+
+def _slots(layout: RegisterLayout, dims: tuple[int, ...]) -> Array:
+    """Which register of the result each register is combined into, int64 (local size,)."""
+    sizes = [digit.size for digit in layout.local_digits]
+    kept = [k for k, digit in enumerate(layout.local_digits) if digit.dim not in dims]
+    if not kept:
+        return np.zeros(layout.local_size, np.int64)
+    index = np.unravel_index(np.arange(layout.local_size), sizes)
+    return np.ravel_multi_index([index[k] for k in kept], [sizes[k] for k in kept])
+
 
 def _shape(shape: tuple[int, ...], dims: tuple[int, ...], keepdim: bool) -> tuple[int, ...]:
     if keepdim:
@@ -134,6 +184,8 @@ def _scalar_hint(name: str, x: Any) -> str | None:
 
 
 class Sum(Reduce, name="sum", methods=((RegisterTensor, "sum"),)):
+    operator = "add"
+
     @classmethod
     def dtype_of(cls, dtype: DataType) -> DataType:
         require_arithmetic(dtype)
@@ -155,12 +207,26 @@ class Sum(Reduce, name="sum", methods=((RegisterTensor, "sum"),)):
         return np.asarray(np.sum(values, axis=axes, dtype=dtype.carrier, keepdims=True))
 
 
-class Max(Reduce, name="max", methods=((RegisterTensor, "max"),)):
+class _Extreme(Reduce):
+    of_booleans: ClassVar[str]
+
+    def fold(self) -> Fold:
+        boolean = self.x.dtype.kind == "bool"
+        return Fold(self.of_booleans, dtypes.boolean) if boolean else super().fold()
+
+
+class Max(_Extreme, name="max", methods=((RegisterTensor, "max"),)):
+    operator = "max"
+    of_booleans = "bitor"
+
     def combine(self, values: Array, axes: tuple[int, ...]) -> Array:
         return np.asarray(np.maximum.reduce(values, axis=axes, keepdims=True))
 
 
-class Min(Reduce, name="min", methods=((RegisterTensor, "min"),)):
+class Min(_Extreme, name="min", methods=((RegisterTensor, "min"),)):
+    operator = "min"
+    of_booleans = "bitand"
+
     def combine(self, values: Array, axes: tuple[int, ...]) -> Array:
         return np.asarray(np.minimum.reduce(values, axis=axes, keepdims=True))
 
@@ -171,12 +237,19 @@ class _Truth(Reduce):
         require_arithmetic(dtype)
         return dtypes.boolean
 
+    def fold(self) -> Fold:
+        return Fold(self.operator, dtypes.boolean)
+
 
 class Any_(_Truth, name="any", methods=((RegisterTensor, "any"),)):
+    operator = "bitor"
+
     def combine(self, values: Array, axes: tuple[int, ...]) -> Array:
         return np.any(convert(values, self.x.dtype, dtypes.boolean), axis=axes, keepdims=True)
 
 
 class All(_Truth, name="all", methods=((RegisterTensor, "all"),)):
+    operator = "bitand"
+
     def combine(self, values: Array, axes: tuple[int, ...]) -> Array:
         return np.all(convert(values, self.x.dtype, dtypes.boolean), axis=axes, keepdims=True)

@@ -13,15 +13,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
+from tilus.codegen.collective import Fold, accumulation_dtype, set_value, value_as
+from tilus.codegen.prefixes import Prefixes
 from tilus.dtypes import convert, float32
 from tilus.instructions.arguments import expect
-from tilus.instructions.elementwise import check_operands, same_layout
+from tilus.instructions.elementwise import check_operands, layout_of, local_index, same_layout
 from tilus.instructions.shape import dims_of
 from tilus.ir.expr import require_arithmetic
 from tilus.ir.instruction import Instruction, Known, Proposal
 from tilus.ir.tensor import RegisterTensor
 
 if TYPE_CHECKING:
+    from tilus.codegen.emitter import Emitter
     from tilus.interp.machine import Machine
 
 S = TypeVar("S", bound="Scan")
@@ -36,6 +39,7 @@ class Scan(Instruction):
     dim: int
 
     combine: ClassVar[np.ufunc]
+    operator: ClassVar[str]  # the same of the operator table, for the generated code
 
     @classmethod
     def build(cls: type[S], x: Any, *, dim: int, out: Any = None) -> S:
@@ -78,10 +82,26 @@ class Scan(Instruction):
             total = self.combine.accumulate(values, axis=self.dim + 1, dtype=wide.carrier)
         machine[self.out] = convert(total, wide, dtype)
 
+    def emit(self, e: Emitter) -> None:
+        layout = layout_of(self.x)
+        fold = Fold(self.operator, accumulation_dtype(self.x.dtype))
+        e.declare(self.out)
+        with e.block(""):
+            values = e.temporary("prefix")
+            e(f"{fold.c_type} {values}[{layout.local_size}];")
+            with e.unrolled(layout.local_size) as i:
+                e(f"{values}[{i}] = {value_as(e, self.x, i, fold.dtype)};")
+            Prefixes(e, layout, self.dim, fold, values).emit()
+            with e.unrolled(layout_of(self.out).local_size) as i:
+                value = f"{values}[{local_index(e, self.out, self.x, i)}]"
+                set_value(e, self.out, i, value, fold.dtype)
+
 
 class CumulativeSum(Scan, name="cumsum", methods=((RegisterTensor, "cumsum"),)):
     combine = np.add
+    operator = "add"
 
 
 class CumulativeProduct(Scan, name="cumprod", methods=((RegisterTensor, "cumprod"),)):
     combine = np.multiply
+    operator = "mul"

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from tilus.codegen.emitter import array_size, element_bytes
 from tilus.dtypes import DataType
 from tilus.errors import TilusError
 from tilus.instructions.arguments import describe, expect, int_tuple, shape_tuple
@@ -36,6 +37,7 @@ from tilus.ir.layout import (
 from tilus.ir.tensor import RegisterTensor
 
 if TYPE_CHECKING:
+    from tilus.codegen.emitter import Emitter
     from tilus.interp.machine import Machine
 
 Array = np.ndarray[Any, Any]
@@ -143,6 +145,15 @@ class View(Instruction, name="view", methods=((RegisterTensor, "view"),)):
     def run(self, machine: Machine) -> None:
         machine[self.out] = reinterpret(self.x, machine[self.x], self.out)
 
+    def emit(self, e: Emitter) -> None:
+        if e.alias(self.out, self.x):
+            return
+        out, x = e.declare(self.out), e.tile(self.x)
+        words = array_size(self.x) * element_bytes(self.x.dtype) // 4
+        e(f"static_assert(sizeof({out}) == sizeof({x}));")
+        with e.unrolled(words) as i:
+            e(f"reinterpret_cast<uint32_t*>({out})[{i}] = reinterpret_cast<uint32_t*>({x})[{i}];")
+
 
 def _regrouped(x: RegisterTensor, dtype: DataType) -> RegisterLayout:
     """The layout of `x` as `dtype`, where its runs along the last dimension regroup."""
@@ -238,6 +249,10 @@ class Reindex(Instruction):
 
     def run(self, machine: Machine) -> None:
         machine[self.out] = self.compute(machine[self.x])
+
+    def emit(self, e: Emitter) -> None:
+        elements = np.arange(self.x.size).reshape(1, *self.x.shape)
+        move_registers(e, self.out, self.x, self.compute(elements)[0])
 
 
 class _RowMajor(Reindex):
@@ -453,6 +468,11 @@ class Repeat(Instruction, name="repeat", methods=((RegisterTensor, "repeat"),)):
         copies = np.broadcast_to(split, (blocks, *self._split(self.repeats)))
         machine[self.out] = copies.reshape(blocks, *self.out.shape)
 
+    def emit(self, e: Emitter) -> None:
+        elements = np.arange(self.x.size).reshape(self._split((1,) * len(self.repeats)))
+        copies = np.broadcast_to(elements, self._split(self.repeats))
+        move_registers(e, self.out, self.x, copies.reshape(self.out.shape))
+
 
 @dataclass(frozen=True, eq=False)
 class RepeatInterleave(
@@ -489,6 +509,30 @@ class RepeatInterleave(
 
     def copied(self, layout: RegisterLayout) -> RegisterLayout:
         return layout * local(*self.repeats)
+
+
+def move_registers(e: Emitter, out: RegisterTensor, x: RegisterTensor, elements: Array) -> None:
+    """Give each register of `out` the element of `x` (by row-major number) that `elements` names.
+
+    Every thread holds what it needs (`check_layouts`): where the registers correspond one to one,
+    the result is another name for them.
+    """
+    assert out.layout is not None and x.layout is not None
+    wanted = elements.reshape(-1)[out.layout.logical_indices()]
+    table = x.layout.owner_table()[1][wanted]
+    assert (np.take_along_axis(x.layout.logical_indices(), table, axis=1) == wanted).all()
+    if (table != table[0]).any():
+        raise TilusError(
+            "which register holds an element would depend on the thread",
+            found=f"operand {x.layout}; result {out.layout}",
+            hint="annotate_layout one of them, or pass the data through shared memory",
+        )
+    same = table[0].tolist() == list(range(x.layout.local_size)) and out.bits == x.bits
+    if same and e.alias(out, x):
+        return
+    e.declare(out, zero=True)
+    with e.unrolled(out.layout.local_size) as i:
+        e.set(out, i, e.get(x, e.mapped(table[0], i)))
 
 
 # ---- dimensions ---------------------------------------------------------------------------------

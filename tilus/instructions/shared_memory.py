@@ -19,7 +19,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from tilus.dtypes import DataType
+from tilus.codegen.access import SharedAccess, load_tile, shared_offset, store_tile, turns
+from tilus.codegen.collective import first_of, replicas, store_element, value_as
+from tilus.codegen.matrices import load_matrices, store_matrices
+from tilus.dtypes import DataType, int64
 from tilus.instructions.arguments import (
     check_offsets,
     dims_tuple,
@@ -27,7 +30,7 @@ from tilus.instructions.arguments import (
     expr_tuple,
     shape_tuple,
 )
-from tilus.instructions.elementwise import default_layout
+from tilus.instructions.elementwise import default_layout, layout_of
 from tilus.instructions.placement import vectorized_layout
 from tilus.interp.access import in_bounds, tensor_indices
 from tilus.interp.shared import Access
@@ -42,6 +45,7 @@ from tilus.ir.layout import (
 from tilus.ir.tensor import RegisterTensor, SharedTensor
 
 if TYPE_CHECKING:
+    from tilus.codegen.emitter import Emitter
     from tilus.interp.machine import Machine
 
 Array = np.ndarray[Any, Any]
@@ -85,6 +89,9 @@ class SharedAlloc(Instruction, name="shared_tensor"):
     def run(self, machine: Machine) -> None:
         machine.allocate_shared(self.out)
 
+    def emit(self, e: Emitter) -> None:
+        e(f"uint8_t* const {e.name(self.out)} = arena + {self.offset};")
+
 
 def _default_shared_layout(tile: SharedTensor) -> SharedLayout:
     """Swizzled rows where the rows are wide enough, else row-major."""
@@ -113,6 +120,9 @@ class FreeShared(Instruction, name="free_shared", effects=Effects.WRITE_SHARED):
 
     def run(self, machine: Machine) -> None:
         machine.free_shared(self.src)
+
+    def emit(self, e: Emitter) -> None:
+        """Nothing to do: the planner has given the bytes to others."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,6 +163,15 @@ class LoadShared(Instruction, name="load_shared", effects=Effects.READ_SHARED):
         offsets = machine.shared_ref(self.src).offsets()
         values = machine.read_shared(self.src, Access(self.out.layout, offsets))
         machine[self.out] = values.reshape(machine.count, *self.out.shape)
+
+    def emit(self, e: Emitter) -> None:
+        access = SharedAccess(e, self.out, self.src)
+        refusal = load_matrices(access)
+        if refusal is None:
+            return
+        e.note(f"{e.name(self.out)}: ldmatrix refused: {refusal}")
+        e.declare(self.out, zero=access.piece_bytes() is None)
+        load_tile(access)
 
 
 def contiguous_run(layout: SharedLayout) -> int:
@@ -228,6 +247,13 @@ class StoreShared(Instruction, name="store_shared", effects=Effects.WRITE_SHARED
         )
         return tuple(indices)
 
+    def emit(self, e: Emitter) -> None:
+        access = SharedAccess(e, self.src, self.dst, self.offsets, self.dims)
+        refusal = store_matrices(access)
+        if refusal is not None:
+            e.note(f"{e.name(self.dst)}: stmatrix refused: {refusal}")
+            store_tile(access)
+
 
 def _span(index: Array) -> str:
     low, high = int(index.min()), int(index.max())
@@ -277,6 +303,26 @@ class StoreSharedScatter(Instruction, name="store_shared_scatter", effects=Effec
         values = machine[self.src].reshape(machine.count, -1)
         # The places depend on the data, so no layout says which thread touches which.
         machine.write_shared(self.dst, Access(None, offsets), values, inside)
+
+    def emit(self, e: Emitter) -> None:
+        first = first_of(e, replicas(layout_of(self.src)))
+        with e.block(f"if ({first})" if first else ""):
+            for i, _ in turns(e, layout_of(self.src).local_size):
+                self._emit_store(e, i)
+
+    def _emit_store(self, e: Emitter, i: str) -> None:
+        """One element, where its index is inside."""
+        found = [e.temporary("found") for _ in self.indices]
+        for name, tile in zip(found, self.indices, strict=True):
+            e(f"const int64_t {name} = {value_as(e, tile, i, int64)};")
+        extents = zip(found, self.dst.shape, strict=True)
+        inside = [f"{name} >= 0 && {name} < {extent}" for name, extent in extents]
+        with e.block(f"if ({' && '.join(inside)})" if inside else ""):
+            places = [e.loop_variable(e.temporary("index"), extent) for extent in self.dst.shape]
+            for place, name in zip(places, found, strict=True):
+                e(f"const int {place.name} = (int){name};")
+            element = shared_offset(e, self.dst, places)
+            store_element(e, self.src, i, e.name(self.dst), element)
 
 
 # ---- checks shared with other families ----------------------------------------------------------

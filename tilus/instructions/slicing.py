@@ -18,15 +18,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from tilus.codegen.scalar import scalar_type
+from tilus.dtypes import int64
 from tilus.errors import TilusError
 from tilus.instructions.arguments import check_offsets, describe, expect, shape_tuple
 from tilus.instructions.shape import dims_of, exchanged, inverse_permutation
-from tilus.ir.expr import Apply, Const, Expr, Var, apply, as_expr, as_int
+from tilus.ir.expr import Apply, Const, Expr, Var, apply, as_expr, as_int, cast
 from tilus.ir.instruction import Facts, Instruction, Known, Proposal, Strength
 from tilus.ir.layout import global_strides, replicated, shared_row_major
 from tilus.ir.tensor import GlobalTensor, RegisterTensor, SharedTensor
 
 if TYPE_CHECKING:
+    from tilus.codegen.emitter import Emitter
     from tilus.interp.machine import Machine
 
 Array = np.ndarray[Any, Any]
@@ -106,6 +109,11 @@ class SharedSlice(Instruction, name="shared_slice", methods=((SharedTensor, "__g
         base = machine.shared_ref(self.src).base + np.asarray(self.src.layout.linear(starts))
         machine.bind_shared(self.out, self.src, base)
 
+    def emit(self, e: Emitter) -> None:
+        assert self.src.layout is not None
+        start = as_expr(self.src.layout.linear(self.offsets))
+        e.share(self.out, self.src, apply("add", e.shared_base(self.src), start))
+
 
 _PANEL_BITS = 1024  # shared_row_major_swizzle cuts rows into panels of 128 bytes
 
@@ -165,6 +173,14 @@ class GlobalSlice(Instruction, name="global_slice", methods=((GlobalTensor, "__g
             hint="use load_global and store_global with offsets=, which address single elements",
         )
         machine.bind_global(self.out, ref.address + bits // 8)
+
+    def emit(self, e: Emitter) -> None:
+        start: Expr = as_expr(0)
+        for offset, stride in zip(self.offsets, self.src.layout.strides, strict=True):
+            step = apply("mul", cast(offset, int64), cast(as_expr(stride), int64))
+            start = apply("add", start, step)
+        nbytes = apply("floordiv", apply("mul", start, self.src.dtype.nbits), 8)
+        e(f"uint8_t* const {e.name(self.out)} = {e.name(self.src)} + {e.index(nbytes)};")
 
 
 @dataclass(frozen=True)
@@ -370,6 +386,9 @@ class _Permuted(Instruction):
     def run(self, machine: Machine) -> None:
         machine.bind_shared(self.out, self.src, machine.shared_ref(self.src).base)
 
+    def emit(self, e: Emitter) -> None:
+        e.share(self.out, self.src, e.shared_base(self.src))
+
 
 class PermuteShared(_Permuted, name="permute_shared", methods=((SharedTensor, "permute"),)):
     @classmethod
@@ -435,6 +454,9 @@ class ReshapeShared(Instruction, name="reshape_shared", methods=((SharedTensor, 
     def run(self, machine: Machine) -> None:
         machine.bind_shared(self.out, self.src, machine.shared_ref(self.src).base)
 
+    def emit(self, e: Emitter) -> None:
+        e.share(self.out, self.src, e.shared_base(self.src))
+
 
 def _check_same_storage(
     instruction: Instruction, out: SharedTensor, expected: SharedTensor
@@ -496,6 +518,18 @@ class Item(Instruction, name="item", methods=((RegisterTensor, "item"),)):
     def run(self, machine: Machine) -> None:
         machine.set_scalar(self.out, machine[self.x].reshape(-1))
 
+    def emit(self, e: Emitter) -> None:
+        layout = self.x.layout
+        assert layout is not None
+        self.require(
+            layout.replication == layout.num_threads,
+            "some threads do not hold the element",
+            found=str(layout),
+            expected="a layout replicated over the whole block",
+            hint="load the element with load_global, or reduce to it",
+        )
+        e(f"{scalar_type(self.out.dtype)} {e.name(self.out)} = {e.get(self.x, '0')};")
+
 
 @dataclass(frozen=True, eq=False)
 class ItemPtr(Instruction, name="item_ptr", methods=((GlobalTensor, "item_ptr"),)):
@@ -528,3 +562,6 @@ class ItemPtr(Instruction, name="item_ptr", methods=((GlobalTensor, "item_ptr"),
 
     def run(self, machine: Machine) -> None:
         machine.set_scalar(self.out, machine.global_ref(self.x).address)
+
+    def emit(self, e: Emitter) -> None:
+        e(f"uint8_t* {e.name(self.out)} = {e.name(self.x)};")

@@ -23,6 +23,7 @@ from tilus.ir.layout import LayoutError, RegisterLayout, SharedLayout
 from tilus.ir.tensor import RegisterTensor, SharedTensor
 
 if TYPE_CHECKING:
+    from tilus.codegen.emitter import Emitter
     from tilus.interp.machine import Machine
 
 
@@ -38,6 +39,9 @@ class Sync(Instruction, name="sync", effects=Effects.SYNC):
 
     def run(self, machine: Machine) -> None:
         machine.shared.sync(machine.blocks)
+
+    def emit(self, e: Emitter) -> None:
+        e.sync()
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +68,11 @@ class LockSemaphore(Instruction, name="lock_semaphore", effects=Effects.WAIT | E
         found = machine.memory.gather(address, offset, dtypes.int32, None, "the semaphore")
         machine.wait_until(found == machine.scalar(self.value))
 
+    def emit(self, e: Emitter) -> None:
+        ptr, value = e.scalar(self.ptr), e.scalar(self.value)
+        e(f"if (tid == 0) {e.use('wait_semaphore')}({ptr}, {value});")
+        e.sync()
+
 
 @dataclass(frozen=True, eq=False)
 class ReleaseSemaphore(Instruction, name="release_semaphore", effects=Effects.WRITE_GLOBAL):
@@ -87,6 +96,11 @@ class ReleaseSemaphore(Instruction, name="release_semaphore", effects=Effects.WR
         values = np.broadcast_to(value, shape)
         offset = np.zeros(shape, np.int64)
         machine.memory.scatter(address, offset, dtypes.int32, None, values, "the semaphore")
+
+    def emit(self, e: Emitter) -> None:
+        ptr, value = e.scalar(self.ptr), e.scalar(self.value)
+        e.sync()
+        e(f"if (tid == 0) {e.use('release_semaphore')}({ptr}, {value});")
 
 
 def _value(value: Any, what: str) -> Expr:
@@ -167,3 +181,6 @@ class AnnotateLayout(Instruction, name="annotate_layout"):
 
     def run(self, machine: Machine) -> None:
         pass  # a layout has no value
+
+    def emit(self, e: Emitter) -> None:
+        """A fact for layout inference, which has used it."""

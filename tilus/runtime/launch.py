@@ -1,12 +1,15 @@
 """Running a compiled program on arguments, on the engine that fits where they live.
 
-CPU tensors: the interpreter. Every check about devices and engines is here.
+CPU tensors: the interpreter, or the PTX emulator where the setting says so. CUDA tensors: the
+compiled kernel. Every check about devices and engines is here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -18,6 +21,10 @@ from tilus.interp.memory import Memory
 from tilus.ir.expr import Var
 from tilus.ir.program import Param, Program
 from tilus.lang.script import set_launcher
+from tilus.runtime.compile import compile_program_for
+from tilus.runtime.cuda import CudaKernel
+from tilus.runtime.emulate import emulate
+from tilus.target import Target, target_of_capability
 from tilus.tensor import Tensor
 
 Engine = Callable[[Program, Sequence[Any]], None]
@@ -125,12 +132,40 @@ def _engine(device: torch.device) -> Engine:
             found=f"tensors on {device}",
             hint="move them: x.cpu()",
         )
+    if name == "emulator" and device.type == "cpu":
+        return emulate
+    if name == "cuda" and device.type == "cuda":
+        return launch_on_gpu
+    if name == "cuda":
+        raise TilusError(
+            "the cuda engine runs on CUDA tensors",
+            found=f"tensors on {device}",
+            hint="move them: x.cuda(), or use the engine auto",
+        )
     raise TilusError(
-        f"the {name} engine is not part of this version",
-        found=f"engine {name}, tensors on {device}",
-        expected="CPU tensors and the engine interpreter (or auto)",
-        hint="move the tensors to the CPU: x.cpu()",
+        "the emulator runs on CPU tensors",
+        found=f"tensors on {device}",
+        hint="move them: x.cpu()",
     )
+
+
+_kernels: WeakKeyDictionary[Program, dict[Target, CudaKernel]] = WeakKeyDictionary()
+
+
+def launch_on_gpu(program: Program, values: Sequence[Any]) -> None:
+    """Run on the CUDA device of the tensors, on torch's current stream; returns at once."""
+    capability = torch.cuda.get_device_capability(_device(program, values))
+    kernel_for(program, target_of_capability(capability)).launch(values)
+
+
+def kernel_for(program: Program, target: Target) -> CudaKernel:
+    """The loaded form of `program`, compiled when first asked for."""
+    kernels = _kernels.setdefault(program, {})
+    if target not in kernels:
+        # The launcher looks at the head only; holding the program would keep it alive for ever.
+        head = replace(program, body=())
+        kernels[target] = CudaKernel(compile_program_for(program, target), head)
+    return kernels[target]
 
 
 set_launcher(run_program)

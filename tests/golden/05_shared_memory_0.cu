@@ -1,0 +1,140 @@
+typedef signed char int8_t;
+typedef short int16_t;
+typedef long long int64_t;
+typedef unsigned char uint8_t;
+typedef unsigned short uint16_t;
+typedef unsigned int uint32_t;
+typedef unsigned long long uint64_t;
+
+// The place of an element: bits [base, base + bits) xor those `shift` above them.
+template <int base, int bits, int shift> __device__ __forceinline__ int swizzle(int offset) {
+    return offset ^ ((offset & (((1 << bits) - 1) << (base + shift))) >> shift);
+}
+
+__device__ __forceinline__ uint32_t shared_address(const void* pointer) {
+    return (uint32_t)__cvta_generic_to_shared(pointer);
+}
+
+__device__ __forceinline__ void ldmatrix_x4(uint32_t* words, const void* row) {
+    asm volatile(
+        "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+        : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3]) : "r"(shared_address(row)) : "memory");
+}
+
+__device__ __forceinline__ void ldmatrix_x4_trans(uint32_t* words, const void* row) {
+    asm volatile(
+        "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+        : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3]) : "r"(shared_address(row)) : "memory");
+}
+
+__device__ __forceinline__ uint32_t f16x2_of_f32(uint32_t low, uint32_t high) {
+    uint32_t d;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;"
+        : "=r"(d) : "f"(__uint_as_float(high)), "f"(__uint_as_float(low)));
+    return d;
+}
+
+__device__ __forceinline__ void m16n8k16_f16_f32(
+    float* c, const uint32_t* a, const uint32_t* b) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+extern "C" __global__ void __launch_bounds__(128) shared_matmul(int m, uint8_t* a_ptr, uint8_t* b_ptr, uint8_t* c_ptr) {
+    extern __shared__ __align__(1024) uint8_t arena[];
+    const int tid = (int)threadIdx.x;
+    __builtin_assume(tid >= 0 && tid < 128);
+    // g_a: global float16[m, 104] = global_view(a_ptr)
+    uint8_t* const g_a = (uint8_t*)(a_ptr);
+    // g_b: global float16[104, 136] = global_view(b_ptr)
+    uint8_t* const g_b = (uint8_t*)(b_ptr);
+    // g_c: global float16[m, 136] = global_view(c_ptr)
+    uint8_t* const g_c = (uint8_t*)(c_ptr);
+    int i_ = int(blockIdx.x) * 32;
+    int j_ = int(blockIdx.y) * 64;
+    // s_a: shared float16[32, 32] @ shared_layout([32, 32], [32, 1, 32], [32, 1024, 1], Swizzle(3, 2, 3)) = shared_tensor(offset=0)
+    uint8_t* const s_a = arena + 0;
+    // s_b: shared float16[32, 64] @ shared_layout([32, 64], [32, 1, 64], [64, 2048, 1], Swizzle(3, 3, 3)) = shared_tensor(offset=2048)
+    uint8_t* const s_b = arena + 2048;
+    // acc: float32[32, 64] @ register_layout([32, 64], [2, 2, 8, 4, 2, 4, 2], [3, 2, 5], [0, 4, 1, 6]) = register_tensor(init=0.0)
+    alignas(16) float acc[16];
+    #pragma unroll
+    for (int i = 0; i < 16; i++) {
+        acc[i] = 0.0f;
+    }
+    for (int p = 0; p < 104; p += 32) {
+        // a: float16[32, 32] @ register_layout([32, 32], [32, 4, 8], [0, 1], [2]) = load_global(g_a, offsets=[i_, p], dims=[0, 1])
+        alignas(16) uint32_t a[4];
+        const int64_t at_1 = ((int64_t)(i_ + tid / 4) * 104ll + (int64_t)(p + tid % 4 * 8)) * 2ll;
+        {
+            reinterpret_cast<uint4*>(a)[0] = i_ + tid / 4 < m && p + tid % 4 * 8 < 104 ? *reinterpret_cast<const uint4*>(g_a + at_1) : uint4();
+        }
+        // b: float16[32, 64] @ register_layout([32, 64], [2, 16, 8, 8], [1, 2], [0, 3]) = load_global(g_b, offsets=[p, j_], dims=[0, 1])
+        alignas(16) uint32_t b[8];
+        const int64_t at_2 = ((p + tid / 8) * 136 + (j_ + tid % 8 * 8)) * 2;
+        #pragma unroll
+        for (int i = 0; i < 2; i++) {
+            reinterpret_cast<uint4*>(b)[i] = p + tid / 8 + i * 16 < 104 && j_ + tid % 8 * 8 < 136 ? *reinterpret_cast<const uint4*>(g_b + at_2 + i * 4352) : uint4();
+        }
+        // store_shared(s_a, a)
+        {
+            *reinterpret_cast<uint4*>(s_a + swizzle<3, 2, 3>(tid / 4 * 32 + tid % 4 * 8) * 2) = reinterpret_cast<uint4*>(a)[0];
+        }
+        // store_shared(s_b, b)
+        #pragma unroll
+        for (int i = 0; i < 2; i++) {
+            *reinterpret_cast<uint4*>(s_b + swizzle<3, 3, 3>((tid / 8 + i * 16) * 64 + tid % 8 * 8) * 2) = reinterpret_cast<uint4*>(b)[i];
+        }
+        // sync()
+        __syncthreads();
+        // t: float16[32, 32] @ register_layout([32, 32], [2, 2, 8, 2, 2, 4, 2], [-4, 2, 5], [0, 3, 4, 1, 6]) = load_shared(s_a)
+        alignas(16) uint32_t t[16];
+        #pragma unroll
+        for (int i = 0; i < 4; i++) {
+            ldmatrix_x4(&t[i * 4], s_a + swizzle<3, 2, 3>((tid % 8 + (i * 4 + tid % 32 / 8) * 2 / 16 * 16 + tid % 32 / 8 % 2 * 8) * 32 + (i * 4 + tid % 32 / 8) * 2 / 4 % 4 * 8) * 2);
+        }
+        // t_1: float16[32, 64] @ register_layout([32, 64], [2, 2, 4, 2, 4, 2, 8], [4, 6, 2], [0, 5, 1, 3]) = load_shared(s_b)
+        alignas(16) uint32_t t_1[8];
+        #pragma unroll
+        for (int i = 0; i < 2; i++) {
+            ldmatrix_x4_trans(&t_1[i * 4], s_b + swizzle<3, 3, 3>((tid % 8 / 2 * 2 + ((i * 4 + tid % 32 / 8) * 2 + tid % 2) / 8 * 16 + tid % 32 / 8 % 2 * 8 + tid % 2) * 64 + (tid / 32 * 16 + ((i * 4 + tid % 32 / 8) * 2 + tid % 2) / 4 % 2 * 8)) * 2);
+        }
+        // t_2: float32[32, 64] @ register_layout([32, 64], [2, 2, 8, 4, 2, 4, 2], [3, 2, 5], [0, 4, 1, 6]) = dot(t, t_1, c=acc)
+        alignas(16) float t_2[16];
+        #pragma unroll
+        for (int i = 0; i < 16; i++) {
+            t_2[i] = acc[i];
+        }
+        #pragma unroll
+        for (int k = 0; k < 2; k++) {
+            #pragma unroll
+            for (int m = 0; m < 2; m++) {
+                #pragma unroll
+                for (int n = 0; n < 2; n++) {
+                    m16n8k16_f16_f32(&t_2[(m * 2 + n) * 4], &t[(m * 2 + k) * 4], &t_1[(k * 2 + n) * 2]);
+                }
+            }
+        }
+        // acc: float32[32, 64] @ register_layout([32, 64], [2, 2, 8, 4, 2, 4, 2], [3, 2, 5], [0, 4, 1, 6]) = assign(t_2)
+        #pragma unroll
+        for (int i = 0; i < 16; i++) {
+            acc[i] = t_2[i];
+        }
+        // sync()
+        __syncthreads();
+    }
+    // free_shared(s_a)
+    // free_shared(s_b)
+    // t_3: float16[32, 64] @ register_layout([32, 64], [2, 2, 8, 4, 2, 4, 2], [3, 2, 5], [0, 4, 1, 6]) = cast(acc)
+    alignas(16) uint32_t t_3[8];
+    #pragma unroll
+    for (int i = 0; i < 8; i++) {
+        t_3[i * 1 + 0] = f16x2_of_f32(reinterpret_cast<uint32_t*>(acc)[i * 2 + 0], reinterpret_cast<uint32_t*>(acc)[i * 2 + 1]);
+    }
+    // store_global(g_c, t_3, offsets=[i_, j_], dims=[0, 1])
+    const int64_t at_3 = ((int64_t)(i_ + tid / 4 % 8) * 136ll + (int64_t)(j_ + (tid / 32 * 16 + tid % 4 * 2))) * 2ll;
+    #pragma unroll
+    for (int i = 0; i < 8; i++) {
+        if (i_ + tid / 4 % 8 + (i * 2 / 8 * 16 + i % 2 * 8) < m && j_ + (tid / 32 * 16 + tid % 4 * 2) + i * 2 / 4 % 2 * 8 < 136) *reinterpret_cast<uint32_t*>(g_c + at_3 + ((i * 2 / 8 * 16 + i % 2 * 8) * 136 + i * 2 / 4 % 2 * 8) * 2) = reinterpret_cast<uint32_t*>(t_3)[i];
+    }
+}

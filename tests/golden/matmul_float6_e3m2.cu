@@ -1,0 +1,200 @@
+typedef signed char int8_t;
+typedef short int16_t;
+typedef long long int64_t;
+typedef unsigned char uint8_t;
+typedef unsigned short uint16_t;
+typedef unsigned int uint32_t;
+typedef unsigned long long uint64_t;
+
+// (a & b) | c in one LOP3, whatever the compiler knows about the bits. PTX ISA, "lop3".
+__device__ __forceinline__ uint32_t and_or(uint32_t a, uint32_t b, uint32_t c) {
+    uint32_t d;
+    asm("lop3.b32 %0, %1, %2, %3, 0xEA;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+}
+
+__device__ __forceinline__ uint32_t mul_f16x2(uint32_t a, uint32_t b) {
+    uint32_t d;
+    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+    return d;
+}
+
+__device__ __forceinline__ uint32_t prmt(uint32_t a, uint32_t b, uint32_t c) {
+    uint32_t d;
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+}
+
+__device__ __forceinline__ uint32_t f16x2_of_f32(uint32_t low, uint32_t high) {
+    uint32_t d;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;"
+        : "=r"(d) : "f"(__uint_as_float(high)), "f"(__uint_as_float(low)));
+    return d;
+}
+
+__device__ __forceinline__ void m16n8k16_f16_f32(
+    float* c, const uint32_t* a, const uint32_t* b) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+extern "C" __global__ void __launch_bounds__(128) quantized_matmul(int m, uint8_t* x_ptr, uint8_t* tiles_ptr, uint8_t* scales_ptr, uint8_t* zeros_ptr, uint8_t* y_ptr) {
+    const int tid = (int)threadIdx.x;
+    __builtin_assume(tid >= 0 && tid < 128);
+    // g_x: global float16[m, 4096] = global_view(x_ptr)
+    uint8_t* const g_x = (uint8_t*)(x_ptr);
+    // g_y: global float16[m, 4096] = global_view(y_ptr)
+    uint8_t* const g_y = (uint8_t*)(y_ptr);
+    // g_tiles: global uint8[64, 64, 3072] = global_view(tiles_ptr)
+    uint8_t* const g_tiles = (uint8_t*)(tiles_ptr);
+    // g_scales: global float16[32, 4096] = global_view(scales_ptr)
+    uint8_t* const g_scales = (uint8_t*)(scales_ptr);
+    int row = int(blockIdx.x) * 16;
+    int nt = int(blockIdx.y);
+    // acc: float32[16, 64] @ register_layout([16, 64], [2, 8, 4, 2, 4, 2], [2, 1, 4], [3, 0, 5]) = register_tensor(init=0.0)
+    alignas(16) float acc[8];
+    #pragma unroll
+    for (int i = 0; i < 8; i++) {
+        acc[i] = 0.0f;
+    }
+    for (int kt = 0; kt < 64; kt += 1) {
+        // x: float16[16, 64] @ register_layout([16, 64], [2, 8, 4, 2, 4, 2], [-4, 1, 4], [2, 3, 0, 5]) = load_global(g_x, offsets=[row, kt * 64], dims=[0, 1])
+        alignas(16) uint32_t x[16];
+        const int64_t at_1 = ((int64_t)(row + tid / 4 % 8) * 4096ll + (int64_t)(kt * 64 + tid % 4 * 2)) * 2ll;
+        #pragma unroll
+        for (int i = 0; i < 16; i++) {
+            reinterpret_cast<uint32_t*>(x)[i] = row + tid / 4 % 8 + i % 2 * 8 < m ? *reinterpret_cast<const uint32_t*>(g_x + at_1 + (i % 2 * 32768 + i * 2 / 4 * 8) * 2) : uint32_t();
+        }
+        // packed: uint8[3072] @ register_layout([3072], [128, 24], [0], [1]) = load_global(g_tiles, offsets=[kt, nt, 0], dims=[2])
+        alignas(16) uint32_t packed[6];
+        const int64_t at_2 = kt * 196608 + nt * 3072 + tid * 24;
+        #pragma unroll
+        for (int i = 0; i < 3; i++) {
+            reinterpret_cast<uint2*>(packed)[i] = *reinterpret_cast<const uint2*>(g_tiles + at_2 + i * 8);
+        }
+        // codes: float6_e3m2[64, 64] @ register_layout([64, 64], [4, 2, 4, 2, 4, 2, 8], [4, 6, 2], [0, 5, 1, 3]) = view(packed)
+        auto& codes = packed;
+        // w: float16[64, 64] @ register_layout([64, 64], [4, 2, 4, 2, 4, 2, 8], [4, 6, 2], [0, 5, 1, 3]) = cast(codes)
+        alignas(16) uint32_t w[16];
+        #pragma unroll
+        for (int i = 0; i < 2; i++) {
+            const uint32_t t0 = prmt(codes[i * 3 + 0], 0x0u, 0x1000u);
+            const uint32_t t1 = t0 << 0x2u;
+            const uint32_t t2 = t1 & 0x1f008000u;
+            const uint32_t t3 = codes[i * 3 + 0] >> 0x4u;
+            const uint32_t t4 = prmt(codes[i * 3 + 0], t3, 0x4100u);
+            const uint32_t t5 = and_or(t4, 0x80001f00u, t2);
+            w[i * 8 + 0] = mul_f16x2(t5, 0x6c006c00u);
+            const uint32_t t7 = prmt(codes[i * 3 + 0], 0x0u, 0x2210u);
+            const uint32_t t8 = t7 >> 0x2u;
+            const uint32_t t9 = t8 & 0x1f008000u;
+            const uint32_t t10 = prmt(t3, codes[i * 3 + 0], 0x6210u);
+            const uint32_t t11 = and_or(t10, 0x80001f00u, t9);
+            w[i * 8 + 1] = mul_f16x2(t11, 0x6c006c00u);
+            const uint32_t t13 = prmt(codes[i * 3 + 0], codes[i * 3 + 1], 0x4330u);
+            const uint32_t t14 = t13 << 0x2u;
+            const uint32_t t15 = t14 & 0x1f008000u;
+            const uint32_t t16 = codes[i * 3 + 1] << 0x1cu;
+            const uint32_t t17 = prmt(codes[i * 3 + 0], t16, 0x7030u);
+            const uint32_t t18 = and_or(t17, 0x80001f00u, t15);
+            w[i * 8 + 2] = mul_f16x2(t18, 0x6c006c00u);
+            const uint32_t t20 = prmt(codes[i * 3 + 1], 0x0u, 0x1110u);
+            const uint32_t t21 = t20 >> 0x2u;
+            const uint32_t t22 = t21 & 0x1f008000u;
+            const uint32_t t23 = codes[i * 3 + 1] >> 0x4u;
+            const uint32_t t24 = prmt(t23, codes[i * 3 + 1], 0x5100u);
+            const uint32_t t25 = and_or(t24, 0x80001f00u, t22);
+            w[i * 8 + 3] = mul_f16x2(t25, 0x6c006c00u);
+            const uint32_t t27 = prmt(codes[i * 3 + 1], 0x0u, 0x3220u);
+            const uint32_t t28 = t27 << 0x2u;
+            const uint32_t t29 = t28 & 0x1f008000u;
+            const uint32_t t30 = prmt(codes[i * 3 + 1], t23, 0x6320u);
+            const uint32_t t31 = and_or(t30, 0x80001f00u, t29);
+            w[i * 8 + 4] = mul_f16x2(t31, 0x6c006c00u);
+            const uint32_t t33 = codes[i * 3 + 2] >> 0x2u;
+            const uint32_t t34 = prmt(t23, t33, 0x4030u);
+            const uint32_t t35 = t34 & 0x1f000f00u;
+            const uint32_t t36 = codes[i * 3 + 2] << 0x1cu;
+            const uint32_t t37 = prmt(t36, codes[i * 3 + 2], 0x4030u);
+            const uint32_t t38 = and_or(t37, 0x80001000u, t35);
+            const uint32_t t39 = codes[i * 3 + 2] << 0xeu;
+            const uint32_t t40 = and_or(t39, 0x8000u, t38);
+            w[i * 8 + 5] = mul_f16x2(t40, 0x6c006c00u);
+            const uint32_t t42 = prmt(codes[i * 3 + 2], 0x0u, 0x2110u);
+            const uint32_t t43 = t42 << 0x2u;
+            const uint32_t t44 = t43 & 0x1f008000u;
+            const uint32_t t45 = codes[i * 3 + 2] >> 0x4u;
+            const uint32_t t46 = prmt(codes[i * 3 + 2], t45, 0x5210u);
+            const uint32_t t47 = and_or(t46, 0x80001f00u, t44);
+            w[i * 8 + 6] = mul_f16x2(t47, 0x6c006c00u);
+            const uint32_t t49 = prmt(t33, 0x0u, 0x3320u);
+            const uint32_t t50 = t49 & 0x1f008000u;
+            const uint32_t t51 = prmt(t45, codes[i * 3 + 2], 0x7320u);
+            const uint32_t t52 = and_or(t51, 0x80001f00u, t50);
+            w[i * 8 + 7] = mul_f16x2(t52, 0x6c006c00u);
+        }
+        int group = kt * 64 / 128;
+        // scales: float16[1, 64] @ register_layout([1, 64], [4, 2, 8], [0, 2, -4], [1]) = load_global(g_scales, offsets=[group, nt * 64], dims=[0, 1])
+        alignas(16) uint32_t scales[1];
+        const int64_t at_3 = (group * 4096 + (nt * 64 + (tid / 32 * 16 + tid / 4 % 8))) * 2;
+        #pragma unroll
+        for (int i = 0; i < 2; i++) {
+            reinterpret_cast<uint16_t*>(scales)[i] = *reinterpret_cast<const uint16_t*>(g_scales + at_3 + i * 16);
+        }
+        // t: float16[1, 64] @ register_layout([1, 64], [4, 2, 8], [0, 2, -4], [1]) = cast(scales)
+        alignas(16) uint32_t t[1];
+        {
+            t[0] = scales[0];
+        }
+        // t_1: float16[64, 64] @ register_layout([64, 64], [4, 2, 4, 2, 4, 2, 8], [4, 6, 2], [0, 5, 1, 3]) = elementwise("mul", [w, t])
+        alignas(16) uint32_t t_1[16];
+        #pragma unroll
+        for (int i = 0; i < 16; i++) {
+            constexpr int halves_4[] = {21520, 21520, 30258, 30258, 21520, 21520, 30258, 30258, 21520, 21520, 30258, 30258, 21520, 21520, 30258, 30258};
+            t_1[i] = mul_f16x2(w[i], prmt(t[0], t[0], halves_4[i]));
+        }
+        // w: float16[64, 64] @ register_layout([64, 64], [4, 2, 4, 2, 4, 2, 8], [4, 6, 2], [0, 5, 1, 3]) = assign(t_1)
+        #pragma unroll
+        for (int i = 0; i < 16; i++) {
+            w[i] = t_1[i];
+        }
+        // t_2: float16[64, 64] @ register_layout([64, 64], [4, 2, 4, 2, 4, 2, 8], [4, 6, 2], [0, 5, 1, 3]) = cast(w)
+        alignas(16) uint32_t t_2[16];
+        #pragma unroll
+        for (int i = 0; i < 16; i++) {
+            t_2[i * 1 + 0] = w[i * 1 + 0];
+        }
+        // t_3: float32[16, 64] @ register_layout([16, 64], [2, 8, 4, 2, 4, 2], [2, 1, 4], [3, 0, 5]) = dot(x, t_2, c=acc)
+        alignas(16) float t_3[8];
+        #pragma unroll
+        for (int i = 0; i < 8; i++) {
+            t_3[i] = acc[i];
+        }
+        #pragma unroll
+        for (int k = 0; k < 4; k++) {
+            {
+                #pragma unroll
+                for (int n = 0; n < 2; n++) {
+                    m16n8k16_f16_f32(&t_3[(0 * 2 + n) * 4], &x[(0 * 4 + k) * 4], &t_2[(k * 2 + n) * 2]);
+                }
+            }
+        }
+        // acc: float32[16, 64] @ register_layout([16, 64], [2, 8, 4, 2, 4, 2], [2, 1, 4], [3, 0, 5]) = assign(t_3)
+        #pragma unroll
+        for (int i = 0; i < 8; i++) {
+            acc[i] = t_3[i];
+        }
+    }
+    // t_4: float16[16, 64] @ register_layout([16, 64], [2, 8, 4, 2, 4, 2], [2, 1, 4], [3, 0, 5]) = cast(acc)
+    alignas(16) uint32_t t_4[4];
+    #pragma unroll
+    for (int i = 0; i < 4; i++) {
+        t_4[i * 1 + 0] = f16x2_of_f32(reinterpret_cast<uint32_t*>(acc)[i * 2 + 0], reinterpret_cast<uint32_t*>(acc)[i * 2 + 1]);
+    }
+    // store_global(g_y, t_4, offsets=[row, nt * 64], dims=[0, 1])
+    const int64_t at_5 = ((int64_t)(row + tid / 4 % 8) * 4096ll + (int64_t)(nt * 64 + (tid / 32 * 16 + tid % 4 * 2))) * 2ll;
+    #pragma unroll
+    for (int i = 0; i < 4; i++) {
+        if (row + tid / 4 % 8 + i % 2 * 8 < m) *reinterpret_cast<uint32_t*>(g_y + at_5 + (i % 2 * 32768 + i * 2 / 4 * 8) * 2) = reinterpret_cast<uint32_t*>(t_4)[i];
+    }
+}

@@ -1,0 +1,380 @@
+"""How a register tile and memory meet: the widest pieces, their addresses and their masks.
+
+    x: float16[16, 32]  with 8 elements in a row per thread, rows 64 bytes apart
+
+    const uint8_t* from = g + (tid / 4) * 64 + tid % 4 * 16;     what the thread contributes
+    reinterpret_cast<uint4*>(x)[i] = *(const uint4*)(from + i * 2048)      what the register does
+
+A thread's registers are seen as bytes. Registers that hold consecutive elements along the last
+dimension form a *run*; a run is cut into pieces of 16, 8, 4, 2 or 1 bytes, the largest that its
+alignment allows. The index of an element is a sum of what the thread and what the register
+contribute, so the first is computed once and the second is constant after unrolling.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tilus.codegen.emitter import Emitter
+from tilus.codegen.scalar import atom
+from tilus.dtypes import int64
+from tilus.ir.expr import Expr, apply, as_expr, as_int, cast
+from tilus.ir.layout import RegisterLayout, SharedLayout
+from tilus.ir.simplify import simplify
+from tilus.ir.tensor import GlobalTensor, RegisterTensor, SharedTensor
+
+PIECES = {16: "uint4", 8: "uint2", 4: "uint32_t", 2: "uint16_t", 1: "uint8_t"}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One access of a thread."""
+
+    address: str  # C, in bytes from the tensor's first
+    condition: str | None  # C; None: always inside
+
+
+@dataclass(frozen=True, eq=False)
+class GlobalAccess:
+    """A register tile at `offsets` of a global tensor, along `dims`."""
+
+    emitter: Emitter
+    tile: RegisterTensor
+    tensor: GlobalTensor
+    offsets: tuple[Expr, ...]
+    dims: tuple[int, ...]
+    base: str = ""
+
+    @property
+    def layout(self) -> RegisterLayout:
+        assert self.tile.layout is not None
+        return self.tile.layout
+
+    @property
+    def nbits(self) -> int:
+        return self.tile.dtype.nbits
+
+    @property
+    def strides(self) -> tuple[Expr, ...]:
+        return tuple(as_expr(s) for s in self.tensor.layout.strides)
+
+    # ---- where elements are ----
+
+    def indices(self, thread: Expr | int, register: Expr | int) -> list[Expr]:
+        """The index in the tensor, per dimension, without the offsets."""
+        inside = self.layout.indices(thread, register)
+        result = [as_expr(0)] * len(self.offsets)
+        for dim, index in zip(self.dims, inside, strict=True):
+            result[dim] = self._short(as_expr(index))
+        return result
+
+    def _short(self, expr: Expr) -> Expr:
+        return simplify(expr, self.emitter.range_of)
+
+    def linear(self, index: Sequence[Expr]) -> Expr:
+        """Elements from the tensor's first, in 64 bits where a stride or extent is not constant."""
+        steps = [
+            self._step(position, stride)
+            for position, stride in zip(index, self.strides, strict=True)
+            if as_int(position) != 0
+        ]
+        if not steps:
+            return as_expr(0)
+        total = steps[0]
+        for step in steps[1:]:
+            total = apply("add", total, step)
+        return self._short(total)
+
+    def _step(self, position: Expr, stride: Expr) -> Expr:
+        low, high = self.emitter.range_of(position)
+        step = as_int(stride)
+        small = step is not None and low is not None and high is not None
+        if small and max(abs(low), abs(high)) * abs(step) < 2**30:  # type: ignore[arg-type, operator]
+            return apply("mul", position, stride)
+        return apply("mul", cast(position, int64), cast(stride, int64))
+
+    # ---- how wide an access may be ----
+
+    def run(self) -> int:
+        """Consecutive registers that are consecutive elements in memory."""
+        if not self.dims or as_int(self.strides[self.dims[-1]]) != 1:
+            return 1
+        return self.layout.contiguous_local(-1)
+
+    def piece_bytes(self) -> int | None:
+        """The widest legal access, or None where elements do not fill whole bytes."""
+        run = self.run()
+        bits = math.gcd(run * self.nbits, self.divisor(run) * self.nbits, 128)
+        return bits // 8 if bits >= 8 and bits % 8 == 0 else None
+
+    def divisor(self, run: int) -> int:
+        """What every run's first address, and every bound it may cross, is a multiple of."""
+        e = self.emitter
+        groups = self.layout.local_size // run
+        i = e.loop_variable("i", groups)
+        inside = self.indices(e.thread, i * run)
+        first = self.linear([apply("add", o, j) for o, j in zip(self.offsets, inside, strict=True)])
+        result = math.gcd(e.facts.alignment(self.tensor), e.facts.divisibility(first))
+        if self.dims and self._needs_check(self.dims[-1]):
+            last = self.dims[-1]
+            start = apply("add", self.offsets[last], inside[last])
+            result = math.gcd(
+                result,
+                e.facts.divisibility(self.tensor.shape[last]),
+                e.facts.divisibility(self._short(start)),
+            )
+        return result
+
+    def _needs_check(self, dim: int) -> bool:
+        """Whether an index may lie outside of dimension `dim`."""
+        low, high = self._range(dim)
+        _, extent = as_int(self.tensor.shape[dim]), self.emitter.range_of(self.tensor.shape[dim])[0]
+        return low is None or low < 0 or high is None or extent is None or high >= extent
+
+    def _range(self, dim: int) -> tuple[int | None, int | None]:
+        low, high = self.emitter.range_of(self.offsets[dim])
+        reach = dict(zip(self.dims, self.layout.shape, strict=True)).get(dim, 1) - 1
+        return low, None if high is None else high + reach
+
+    # ---- text ----
+
+    def conditions(self, thread: Sequence[Expr], register: Sequence[Expr]) -> str | None:
+        """C for "inside the tensor", leaving out what value analysis proves."""
+        parts: list[str] = []
+        for dim, offset in enumerate(self.offsets):
+            if not self._needs_check(dim):
+                continue
+            index = self._short(apply("add", apply("add", offset, thread[dim]), register[dim]))
+            low, _ = self._range(dim)
+            if low is None or low < 0:
+                parts.append(self.emitter.index(apply("ge", index, 0)))
+            parts.append(self.emitter.index(apply("lt", index, self.tensor.shape[dim])))
+        return " && ".join(parts) if parts else None
+
+    def begin(self) -> None:
+        """Emit what the thread contributes to every address."""
+        e = self.emitter
+        base = e.temporary("at")
+        thread = self.indices(e.thread, 0)
+        start = self.linear([apply("add", o, j) for o, j in zip(self.offsets, thread, strict=True)])
+        e(f"const int64_t {base} = {self._bytes(start)};")
+        object.__setattr__(self, "base", base)
+
+    def piece(self, nbytes: int, turn: Expr) -> Piece:
+        """The `turn`-th piece of `nbytes` bytes of the thread's registers, after `begin`."""
+        e, run = self.emitter, self.run()
+        per_run = run * self.nbits // 8 // nbytes
+        register = self.indices(0, apply("mul", apply("floordiv", turn, per_run), run))
+        terms = [self.base]
+        if as_int(local := self.linear(register)) != 0:
+            terms.append(self._bytes(local))
+        if per_run > 1:
+            within = apply("mod", turn, per_run)
+            terms.append(e.index(apply("mul", within, nbytes)))
+            step = apply("mul", within, nbytes * 8 // self.nbits)
+            register[self.dims[-1]] = apply("add", register[self.dims[-1]], step)
+        thread = self.indices(e.thread, 0)
+        return Piece(" + ".join(terms), self.conditions(thread, register))
+
+    def pieces(self, nbytes: int) -> Iterator[tuple[str, Piece]]:
+        """Open the unrolled loop over the thread's pieces; yields (index, piece) once."""
+        self.begin()
+        for i, turn in turns(self.emitter, self.layout.local_size * self.nbits // 8 // nbytes):
+            yield i, self.piece(nbytes, turn)
+
+    def _bytes(self, elements: Expr) -> str:
+        """An element count as bytes; it is a multiple of whole bytes."""
+        if self.nbits % 8 == 0:
+            return self.emitter.index(apply("mul", elements, self.nbits // 8))
+        scaled = apply("mul", elements, self.nbits)
+        return self.emitter.index(apply("floordiv", scaled, 8))
+
+    def elements(self) -> Iterator[tuple[str, str, str | None]]:
+        """Open the unrolled loop over single elements; yields (index, bit address, condition)."""
+        e = self.emitter
+        thread = self.indices(e.thread, 0)
+        base = e.temporary("at")
+        start = self.linear([apply("add", o, j) for o, j in zip(self.offsets, thread, strict=True)])
+        e(f"const int64_t {base} = {e.index(start)};")
+        for i, turn in turns(e, self.layout.local_size):
+            register = self.indices(0, turn)
+            address = f"({base} + {e.index(self.linear(register))}) * {self.nbits}"
+            yield i, address, self.conditions(thread, register)
+
+
+def turns(e: Emitter, count: int) -> Iterator[tuple[str, Expr]]:
+    """Open an unrolled loop; yields its index as text and as an expression, once."""
+    with e.unrolled(count) as i:
+        yield i, e.loop_variable(i, count) if count > 1 else as_expr(0)
+
+
+def shared_offset(e: Emitter, tensor: SharedTensor, index: Sequence[Expr]) -> str:
+    """C: where an element lies, in elements from the start of the storage, swizzled."""
+    assert tensor.layout is not None
+    linear = as_expr(tensor.layout.linear([simplify(j, e.range_of) for j in index]))
+    if as_int(base := e.shared_base(tensor)) != 0:
+        linear = apply("add", base, linear)
+    swizzle = tensor.layout.swizzle
+    if swizzle is None or not swizzle.bits:
+        return e.index(linear)
+    arguments = f"{swizzle.base}, {swizzle.bits}, {swizzle.shift}"
+    return f"{e.use('swizzle')}<{arguments}>({e.index(linear)})"
+
+
+@dataclass(frozen=True, eq=False)
+class SharedAccess:
+    """A register tile in a shared tensor, or in a slice of one."""
+
+    emitter: Emitter
+    tile: RegisterTensor
+    tensor: SharedTensor
+    starts: tuple[Expr, ...] = ()  # where the tile begins; empty: at the first element
+    dims: tuple[int, ...] = ()
+
+    @property
+    def layout(self) -> RegisterLayout:
+        assert self.tile.layout is not None
+        return self.tile.layout
+
+    @property
+    def storage(self) -> SharedLayout:
+        assert self.tensor.layout is not None
+        return self.tensor.layout
+
+    @property
+    def nbits(self) -> int:
+        return self.tile.dtype.nbits
+
+    def indices(self, thread: Expr | int, register: Expr | int) -> list[Expr]:
+        inside = [as_expr(j) for j in self.layout.indices(thread, register)]
+        if not self.starts:
+            return inside
+        result = list(self.starts)
+        for dim, index in zip(self.dims, inside, strict=True):
+            result[dim] = apply("add", result[dim], index)
+        return result
+
+    def offset(self, thread: Expr | int, register: Expr | int) -> str:
+        """C: elements from the start of the storage, swizzled."""
+        return shared_offset(self.emitter, self.tensor, self.indices(thread, register))
+
+    def byte_address(self, thread: Expr | int, register: Expr | int) -> str:
+        """C: bytes from the start of the storage, for elements that begin at whole bytes."""
+        elements = atom(self.offset(thread, register))
+        if self.nbits % 8:
+            return f"{elements} * {self.nbits} / 8"
+        return f"{elements} * {self.nbits // 8}" if self.nbits > 8 else elements
+
+    def table(self) -> np.ndarray[Any, Any]:
+        """Unswizzled storage offset of every (thread, register), for a tile that begins at 0."""
+        where = np.unravel_index(self.layout.logical_indices(), self.layout.shape)
+        if not self.starts:
+            return np.asarray(self.storage.linear(where))
+        index: list[Any] = [0] * len(self.starts)
+        for dim, part in zip(self.dims, where, strict=True):
+            index[dim] = part
+        return np.asarray(self.storage.linear(index))
+
+    def run(self) -> int:
+        """Registers in a row that are elements in a row, from a multiple of their number."""
+        e, table = self.emitter, self.table()
+        begin = as_expr(self.storage.linear(self.starts)) if self.starts else as_expr(0)
+        start = apply("add", as_expr(e.shared_base(self.tensor)), begin)
+        limit = math.gcd(e.facts.divisibility(start), table.shape[1])
+        if self.storage.swizzle is not None:
+            limit = math.gcd(limit, 1 << self.storage.swizzle.base)
+        for run in sorted(_divisors(limit or table.shape[1]), reverse=True):
+            rows = table.reshape(table.shape[0], -1, run)
+            adjacent = (rows == rows[..., :1] + np.arange(run)).all()
+            if adjacent and (rows[..., 0] % run == 0).all():
+                return run
+        return 1
+
+    def piece_bytes(self) -> int | None:
+        """The widest legal access, or None where elements do not fill whole bytes."""
+        bits = math.gcd(self.run() * self.nbits, 128)
+        return bits // 8 if bits % 8 == 0 else None
+
+    def piece(self, nbytes: int, turn: Expr) -> Piece:
+        """The `turn`-th piece of `nbytes` bytes of the thread's registers."""
+        e, run = self.emitter, self.run()
+        per_run = run * self.nbits // 8 // nbytes
+        group = apply("mul", apply("floordiv", turn, per_run), run)
+        address = self.byte_address(e.thread, group)
+        if per_run > 1:
+            address += f" + {e.index(apply('mul', apply('mod', turn, per_run), nbytes))}"
+        return Piece(address, None)
+
+    def pieces(self, nbytes: int) -> Iterator[tuple[str, Piece]]:
+        """Open the unrolled loop over the thread's pieces; yields (index, piece) once."""
+        for i, turn in turns(self.emitter, self.layout.local_size * self.nbits // 8 // nbytes):
+            yield i, self.piece(nbytes, turn)
+
+    def elements(self) -> Iterator[tuple[str, str, None]]:
+        """Open the unrolled loop over single elements; yields (index, bit address, None)."""
+        e = self.emitter
+        for i, turn in turns(e, self.layout.local_size):
+            yield i, f"{atom(self.offset(e.thread, turn))} * {self.nbits}", None
+
+
+Access = GlobalAccess | SharedAccess
+
+
+def _divisors(number: int) -> list[int]:
+    return [d for d in range(1, number + 1) if number % d == 0]
+
+
+def load_tile(access: Access) -> None:
+    """Registers from memory in the widest legal pieces; 0 where outside of the tensor."""
+    e, tile, nbytes = access.emitter, access.tile, access.piece_bytes()
+    name, source, nbits = e.tile(tile), e.name(access.tensor), tile.dtype.nbits
+    if nbytes is None:
+        e.note(f"{name}: loaded element by element, as {tile.dtype} elements are not whole bytes")
+        for i, bit, condition in access.elements():
+            value = masked(condition, f"{e.use('load_bits')}<{nbits}>({source}, {bit})", "0u")
+            e(f"{e.use('put')}<{nbits}>({name}, {i}, {value});")
+        return
+    _note_width(e, name, "loaded", nbytes)
+    kind = PIECES[nbytes]
+    for i, piece in access.pieces(nbytes):
+        value = f"*reinterpret_cast<const {kind}*>({source} + {piece.address})"
+        value = masked(piece.condition, value, f"{kind}()")
+        e(f"reinterpret_cast<{kind}*>({name})[{i}] = {value};")
+
+
+def store_tile(access: Access) -> None:
+    """Registers to memory; pieces outside of the tensor are skipped."""
+    e, tile, nbytes = access.emitter, access.tile, access.piece_bytes()
+    name, target, nbits = e.tile(tile), e.name(access.tensor), tile.dtype.nbits
+    if nbytes is None:
+        e.note(f"{name}: stored bit by bit, as {tile.dtype} elements are not whole bytes")
+        for i, bit, condition in access.elements():
+            value = f"{e.use('take')}<{nbits}>({name}, {i})"
+            store = f"{e.use('store_bits')}<{nbits}>({target}, {bit}, {value});"
+            e(guarded(condition, store))
+        return
+    _note_width(e, name, "stored", nbytes)
+    kind = PIECES[nbytes]
+    for i, piece in access.pieces(nbytes):
+        place = f"*reinterpret_cast<{kind}*>({target} + {piece.address})"
+        e(guarded(piece.condition, f"{place} = reinterpret_cast<{kind}*>({name})[{i}];"))
+
+
+def _note_width(e: Emitter, name: str, verb: str, nbytes: int) -> None:
+    if nbytes < max(PIECES):
+        e.note(
+            f"{name}: {verb} in pieces of {nbytes} bytes; its runs or their alignment allow no more"
+        )
+
+
+def masked(condition: str | None, value: str, otherwise: str) -> str:
+    return value if condition is None else f"{condition} ? {value} : {otherwise}"
+
+
+def guarded(condition: str | None, statement: str) -> str:
+    return statement if condition is None else f"if ({condition}) {statement}"

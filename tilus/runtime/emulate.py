@@ -1,0 +1,100 @@
+"""Running a program on the PTX emulator: the real code, generated and compiled, on CPU memory.
+
+    with tilus.option.context(engine="emulator"):
+        kernel(x, y)                                  # CPU tensors
+
+What runs is the PTX that NVRTC makes of the generated CUDA; the emulator knows nothing of how it
+was generated, so it judges the code generator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+
+from tilus.codegen.source import CudaSource
+from tilus.dtypes import DataType
+from tilus.interp.machine import grid_size
+from tilus.ir.expr import Expr, Var, evaluate
+from tilus.ir.program import Program
+from tilus.ptx.machine import execute
+from tilus.ptx.memory import GlobalMemory
+from tilus.ptx.parse import Kernel, parse_ptx
+from tilus.runtime.compile import compile_program_for
+from tilus.target import Target, get_current_target
+from tilus.tensor import Tensor
+
+_kernels: WeakKeyDictionary[Program, dict[Target, tuple[CudaSource, Kernel]]] = WeakKeyDictionary()
+
+
+def emulate(program: Program, values: Sequence[Any], target: Target | None = None) -> None:
+    """Run `program` (as the passes left it) with one value per parameter, on CPU tensors.
+
+    Raises `TilusError` at the line of Python whose code reads or writes what it must not.
+    """
+    source, kernel = _compiled(program, target or get_current_target())
+    memory = GlobalMemory()
+    env: dict[Var, Any] = {}
+    params: list[tuple[str, int | float]] = []
+    addresses: dict[tuple[int, int], int] = {}
+    for param, value in zip(program.params, values, strict=True):
+        storage = _storage(value)
+        number = value if storage is None else _address(memory, addresses, param.var.name, storage)
+        env[param.var] = np.asarray(number, param.var.dtype.carrier)
+        params.append((_ptx_type(param.var.dtype), number))
+    for number, (nbytes, _) in enumerate(source.workspaces):
+        workspace = np.zeros(_size(nbytes, env), np.uint8)
+        params.append(("u64", memory.add(f"workspace{number}", workspace)))
+    memory.load()
+    grid = grid_size(program, env)
+    execute(kernel, params, memory, grid, source.threads, source.shared_bytes)
+    memory.store()
+
+
+def _compiled(program: Program, target: Target) -> tuple[CudaSource, Kernel]:
+    kernels = _kernels.setdefault(program, {})
+    if target not in kernels:
+        binary = compile_program_for(replace(program), target)
+        kernels[target] = binary.source, parse_ptx(binary.ptx)
+    return kernels[target]
+
+
+def _storage(value: Any) -> torch.Tensor | None:
+    if isinstance(value, Tensor):
+        return value.storage
+    return value if isinstance(value, torch.Tensor) else None
+
+
+def _address(
+    memory: GlobalMemory,
+    addresses: dict[tuple[int, int], int],
+    name: str,
+    storage: torch.Tensor,
+) -> int:
+    """The emulated address of a tensor, as far from a multiple of 256 as its own; once a tensor."""
+    data = np.empty(0, np.uint8)
+    if storage.numel():
+        data = storage.detach().reshape(-1).view(torch.uint8).numpy()
+    key = (storage.data_ptr(), data.size)
+    if key not in addresses:
+        addresses[key] = memory.add(name, data, storage.data_ptr() % 256)
+    return addresses[key]
+
+
+def _ptx_type(dtype: DataType) -> str:
+    """The type of a kernel parameter in PTX."""
+    if dtype.is_pointer():
+        return "u64"
+    if dtype.kind == "bool":
+        return "u8"
+    letter = {"int": "s", "uint": "u", "float": "f"}[dtype.kind]
+    return f"{letter}{dtype.nbits}"
+
+
+def _size(nbytes: Expr, env: dict[Var, Any]) -> int:
+    return int(evaluate(nbytes, env))
