@@ -18,6 +18,16 @@ def test_values_are_numpys(name, dim):
     assert expected.tolist() == run_body(lambda k: k(name, k.tile(X, int32), dim=dim)).tolist()
 
 
+@pytest.mark.parametrize(
+    ("op", "ufunc"),
+    [("add", np.add), ("mul", np.multiply), ("min", np.minimum), ("max", np.maximum)],
+)
+def test_scan_takes_its_operation(op, ufunc):
+    expected = ufunc.accumulate(X, axis=1)
+    result = run_body(lambda k: k.method(k.tile(X, int32), "scan", dim=1, op=op))
+    assert expected.tolist() == result.tolist()
+
+
 def test_half_precision_is_rounded_at_the_end():
     # 2048 + 1 is no float16: a running sum in float16 itself would stand still.
     sums = run_body(lambda k: k.method(k.tile([2048, 1, 1], float16), "cumsum", dim=0))
@@ -46,6 +56,10 @@ def test_mistakes_are_named():
     def other_shape(k):
         k("cumsum", k.tile([1, 2], int32), dim=0, out=k.tile([1, 2, 3], int32))
 
+    def unknown_operation(k):
+        k("scan", k.tile(X, int32), dim=0, op="xor")
+
+    assert "expected: add, mul, min, max" in str(failure(unknown_operation))
     assert "dim" in str(failure(wrong_dim))
     assert "no arithmetic is defined on uint4b" in str(failure(storage_format))
     assert "the result is of another type" in str(failure(other_shape))

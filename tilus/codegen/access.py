@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,6 @@ from tilus.codegen.scalar import atom
 from tilus.dtypes import int64
 from tilus.ir.expr import Expr, apply, as_expr, as_int, cast
 from tilus.ir.layout import RegisterLayout, SharedLayout
-from tilus.ir.simplify import simplify
 from tilus.ir.tensor import GlobalTensor, RegisterTensor, SharedTensor
 
 PIECES = {16: "uint4", 8: "uint2", 4: "uint32_t", 2: "uint16_t", 1: "uint8_t"}
@@ -59,7 +59,7 @@ class GlobalAccess:
     def nbits(self) -> int:
         return self.tile.dtype.nbits
 
-    @property
+    @cached_property
     def strides(self) -> tuple[Expr, ...]:
         return tuple(as_expr(s) for s in self.tensor.layout.strides)
 
@@ -73,8 +73,13 @@ class GlobalAccess:
             result[dim] = self._short(as_expr(index))
         return result
 
+    @cached_property
+    def of_thread(self) -> tuple[Expr, ...]:
+        """`indices` of the thread's first register: what the thread contributes."""
+        return tuple(self.indices(self.emitter.thread, 0))
+
     def _short(self, expr: Expr) -> Expr:
-        return simplify(expr, self.emitter.range_of)
+        return self.emitter.short(expr)
 
     def linear(self, index: Sequence[Expr]) -> Expr:
         """Elements from the tensor's first, in 64 bits where a stride or extent is not constant."""
@@ -100,6 +105,7 @@ class GlobalAccess:
 
     # ---- how wide an access may be ----
 
+    @cached_property
     def run(self) -> int:
         """Consecutive registers that are consecutive elements in memory."""
         if not self.dims or as_int(self.strides[self.dims[-1]]) != 1:
@@ -108,7 +114,7 @@ class GlobalAccess:
 
     def piece_bytes(self) -> int | None:
         """The widest legal access, or None where elements do not fill whole bytes."""
-        run = self.run()
+        run = self.run
         bits = math.gcd(run * self.nbits, self.divisor(run) * self.nbits, 128)
         return bits // 8 if bits >= 8 and bits % 8 == 0 else None
 
@@ -160,14 +166,14 @@ class GlobalAccess:
         """Emit what the thread contributes to every address."""
         e = self.emitter
         base = e.temporary("at")
-        thread = self.indices(e.thread, 0)
+        thread = self.of_thread
         start = self.linear([apply("add", o, j) for o, j in zip(self.offsets, thread, strict=True)])
         e(f"const int64_t {base} = {self._bytes(start)};")
         object.__setattr__(self, "base", base)
 
     def piece(self, nbytes: int, turn: Expr) -> Piece:
         """The `turn`-th piece of `nbytes` bytes of the thread's registers, after `begin`."""
-        e, run = self.emitter, self.run()
+        e, run = self.emitter, self.run
         per_run = run * self.nbits // 8 // nbytes
         register = self.indices(0, apply("mul", apply("floordiv", turn, per_run), run))
         terms = [self.base]
@@ -178,8 +184,7 @@ class GlobalAccess:
             terms.append(e.index(apply("mul", within, nbytes)))
             step = apply("mul", within, nbytes * 8 // self.nbits)
             register[self.dims[-1]] = apply("add", register[self.dims[-1]], step)
-        thread = self.indices(e.thread, 0)
-        return Piece(" + ".join(terms), self.conditions(thread, register))
+        return Piece(" + ".join(terms), self.conditions(self.of_thread, register))
 
     def pieces(self, nbytes: int) -> Iterator[tuple[str, Piece]]:
         """Open the unrolled loop over the thread's pieces; yields (index, piece) once."""
@@ -197,7 +202,7 @@ class GlobalAccess:
     def elements(self) -> Iterator[tuple[str, str, str | None]]:
         """Open the unrolled loop over single elements; yields (index, bit address, condition)."""
         e = self.emitter
-        thread = self.indices(e.thread, 0)
+        thread = self.of_thread
         base = e.temporary("at")
         start = self.linear([apply("add", o, j) for o, j in zip(self.offsets, thread, strict=True)])
         e(f"const int64_t {base} = {e.index(start)};")
@@ -216,7 +221,7 @@ def turns(e: Emitter, count: int) -> Iterator[tuple[str, Expr]]:
 def shared_offset(e: Emitter, tensor: SharedTensor, index: Sequence[Expr]) -> str:
     """C: where an element lies, in elements from the start of the storage, swizzled."""
     assert tensor.layout is not None
-    linear = as_expr(tensor.layout.linear([simplify(j, e.range_of) for j in index]))
+    linear = as_expr(tensor.layout.linear([e.short(j) for j in index]))
     if as_int(base := e.shared_base(tensor)) != 0:
         linear = apply("add", base, linear)
     swizzle = tensor.layout.swizzle
@@ -280,6 +285,7 @@ class SharedAccess:
             index[dim] = part
         return np.asarray(self.storage.linear(index))
 
+    @cached_property
     def run(self) -> int:
         """Registers in a row that are elements in a row, from a multiple of their number."""
         e, table = self.emitter, self.table()
@@ -297,12 +303,12 @@ class SharedAccess:
 
     def piece_bytes(self) -> int | None:
         """The widest legal access, or None where elements do not fill whole bytes."""
-        bits = math.gcd(self.run() * self.nbits, 128)
+        bits = math.gcd(self.run * self.nbits, 128)
         return bits // 8 if bits % 8 == 0 else None
 
     def piece(self, nbytes: int, turn: Expr) -> Piece:
         """The `turn`-th piece of `nbytes` bytes of the thread's registers."""
-        e, run = self.emitter, self.run()
+        e, run = self.emitter, self.run
         per_run = run * self.nbits // 8 // nbytes
         group = apply("mul", apply("floordiv", turn, per_run), run)
         address = self.byte_address(e.thread, group)

@@ -26,7 +26,7 @@ from tilus.errors import Location, TilusError
 from tilus.ir.expr import Const, Expr, Var, as_expr, substitute
 from tilus.ir.instruction import Facts
 from tilus.ir.printer import Names
-from tilus.ir.simplify import simplify
+from tilus.ir.simplify import Simplifier
 from tilus.ir.tensor import GlobalTensor, RegisterTensor, SharedTensor
 from tilus.target import Target
 
@@ -39,11 +39,11 @@ class ScalarFacts(Facts, Protocol):
     def range(self, expr: Expr) -> tuple[int | None, int | None]: ...
 
     def learn(self, var: Var, low: int, high: int) -> None:
-        """Record that `var`, which is not of the program, is in low..high."""
+        """Record that `var` is in low..high; it is new, in no expression asked about before."""
         ...
 
     def define(self, var: Var, value: Expr) -> None:
-        """Record that `var`, which is not of the program, has this value."""
+        """Record that `var` has this value; it is new, in no expression asked about before."""
 
 
 class Emitter:
@@ -54,6 +54,7 @@ class Emitter:
         self.facts = facts
         self.names = names
         self.num_threads = num_threads
+        self.short = Simplifier(facts.range)  # an expression of the same value, shortened
         self.counters: set[Var] = set()  # variables of the generated text, not of the program
         self.thread = self.loop_variable("tid", num_threads)
         self.lines: list[tuple[Location | None, str]] = []
@@ -186,7 +187,7 @@ class Emitter:
     def share(self, part: SharedTensor, whole: SharedTensor, base: Expr) -> None:
         """Make `part` a view of the storage of `whole`, `base` elements into it."""
         self(f"uint8_t* const {self.name(part)} = {self.name(whole)};")
-        base = simplify(base, self.range_of)
+        base = self.short(base)
         if not isinstance(base, Const):
             var = Var(base.dtype, f"{part.name or 'part'}_base")
             self.facts.define(var, base)
@@ -237,7 +238,7 @@ class Emitter:
 
     def index(self, expr: Expr | int) -> str:
         """An index expression, shortened."""
-        return self.scalar(simplify(as_expr(expr), self.range_of))
+        return self.scalar(self.short(as_expr(expr)))
 
     # ---- register tiles ----
 

@@ -1,4 +1,4 @@
-"""Running sums and products of register tiles along a dimension.
+"""Running sums, products and extremes of register tiles along a dimension.
 
     s = self.cumsum(x, dim=1)          # s[i, j] = x[i, 0] + ... + x[i, j]
 
@@ -28,6 +28,12 @@ if TYPE_CHECKING:
     from tilus.interp.machine import Machine
 
 S = TypeVar("S", bound="Scan")
+SCANNED: dict[str, np.ufunc] = {
+    "add": np.add,
+    "mul": np.multiply,
+    "min": np.minimum,
+    "max": np.maximum,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +44,7 @@ class Scan(Instruction):
     x: RegisterTensor
     dim: int
 
-    combine: ClassVar[np.ufunc]
-    operator: ClassVar[str]  # the same of the operator table, for the generated code
+    operator: ClassVar[str] = ""  # how values combine: a row of the operator table
 
     @classmethod
     def build(cls: type[S], x: Any, *, dim: int, out: Any = None) -> S:
@@ -74,17 +79,22 @@ class Scan(Instruction):
     def check_layouts(self) -> None:
         check_operands(self, self.out, (self.x,))
 
+    def combination(self) -> str:
+        """The row of the operator table by which values combine."""
+        return self.operator
+
     def run(self, machine: Machine) -> None:
         dtype = self.x.dtype
         wide = float32 if dtype.is_any_float16() else dtype
         with np.errstate(all="ignore"):
             values = convert(machine[self.x], dtype, wide)
-            total = self.combine.accumulate(values, axis=self.dim + 1, dtype=wide.carrier)
+            combine = SCANNED[self.combination()]
+            total = combine.accumulate(values, axis=self.dim + 1, dtype=wide.carrier)
         machine[self.out] = convert(total, wide, dtype)
 
     def emit(self, e: Emitter) -> None:
         layout = layout_of(self.x)
-        fold = Fold(self.operator, accumulation_dtype(self.x.dtype))
+        fold = Fold(self.combination(), accumulation_dtype(self.x.dtype))
         e.declare(self.out)
         with e.block(""):
             values = e.temporary("prefix")
@@ -98,10 +108,38 @@ class Scan(Instruction):
 
 
 class CumulativeSum(Scan, name="cumsum", methods=((RegisterTensor, "cumsum"),)):
-    combine = np.add
     operator = "add"
 
 
 class CumulativeProduct(Scan, name="cumprod", methods=((RegisterTensor, "cumprod"),)):
-    combine = np.multiply
     operator = "mul"
+
+
+@dataclass(frozen=True, eq=False)
+class GeneralScan(Scan, name="scan", methods=((RegisterTensor, "scan"),)):
+    """The scan whose operation is an argument."""
+
+    op: str = "add"
+
+    @classmethod
+    def build(cls, x: Any, *, dim: int, op: str = "add", out: Any = None) -> GeneralScan:
+        """Combine each element of `x` with all before it along `dim` by `op`.
+
+        `op` is "add", "mul", "min" or "max" (nan wins). Otherwise like cumsum.
+
+        Example: `highest = self.scan(x, dim=0, op="max")`.
+        """
+        plain = super().build(x, dim=dim, out=out)
+        return cls(plain.out, plain.x, plain.dim, op)
+
+    def verify(self) -> None:
+        self.require(
+            self.op in SCANNED,
+            "op is not understood",
+            found=repr(self.op),
+            expected=", ".join(SCANNED),
+        )
+        super().verify()
+
+    def combination(self) -> str:
+        return self.op

@@ -12,8 +12,10 @@ ranges keep the values inside the type.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
+from operator import is_
 
 import numpy as np
 
@@ -48,23 +50,42 @@ def simplify(expr: Expr, range_of: RangeOf | None = None) -> Expr:
     >>> print(simplify((i + 1) + 2), "and", simplify((i * 8 + 3) // 4, lambda e: (0, 100)))
     i + 3 and i * 2
     """
-    return _Simplifier(range_of or _unbounded).visit(expr)
+    return Simplifier(range_of or _unbounded)(expr)
 
 
 def _unbounded(expr: Expr) -> Bounds:
     return None, None
 
 
-@dataclass(frozen=True)
-class _Simplifier:
-    range_of: RangeOf
+class Simplifier:
+    """`simplify` that remembers its results: for many expressions with common parts.
 
-    def visit(self, expr: Expr) -> Expr:
-        if isinstance(expr, Apply):
-            args = tuple(self.visit(a) for a in expr.args)
-            if any(new is not old for new, old in zip(args, expr.args, strict=True)):
-                expr = Apply(expr.dtype, expr.op, args)
-        return self.rewritten(self.decided(expr))
+    `range_of` must answer the same each time it is asked about an expression.
+    """
+
+    def __init__(self, range_of: RangeOf):
+        self.range_of = range_of
+        # By identity, as == takes 0.0 for -0.0; the expression is kept, so its id stays its own.
+        self._results: dict[int, tuple[Expr, Expr]] = {}
+
+    def __call__(self, expr: Expr) -> Expr:
+        if isinstance(expr, Const):
+            return expr
+        known = self._results.get(id(expr))
+        if known is not None:
+            return known[1]
+        result = self.rewritten(self.decided(self.with_short_args(expr)))
+        self._results[id(expr)] = expr, result
+        self._results[id(result)] = result, result
+        return result
+
+    def with_short_args(self, expr: Expr) -> Expr:
+        if not isinstance(expr, Apply):
+            return expr
+        args = tuple([self(a) for a in expr.args])
+        if all(map(is_, args, expr.args)):
+            return expr
+        return Apply(expr.dtype, expr.op, args)
 
     def decided(self, expr: Expr) -> Expr:
         """A constant, where the operands or the range leave only one value."""
@@ -83,22 +104,27 @@ class _Simplifier:
             return expr
         if expr.op == CAST:
             return _shorter_cast(expr)
-        for rule in _RULES_BY_OPERATOR[expr.op]:
+        for rule in _candidates(expr.op, tuple([_head(a) for a in expr.args])):
             result = rule.apply(expr, self.bounds)
             if result is not None:
-                return self.visit(result)
+                return self(result)
         return expr
 
     def bounds(self, expr: Expr) -> tuple[int, int]:
         """The range of an integer expression, at worst that of its type."""
         if (value := as_int(expr)) is not None:
             return value, value
-        least, greatest = int(expr.dtype.min_value), int(expr.dtype.max_value)
+        least, greatest = _limits(expr.dtype)
         low, high = self.range_of(expr)
         low = least if low is None else max(low, least)
         high = greatest if high is None else min(high, greatest)
         # An empty range belongs to code that never runs; nothing is concluded from it.
         return (low, high) if low <= high else (least, greatest)
+
+
+@cache
+def _limits(dtype: DataType) -> tuple[int, int]:
+    return int(dtype.min_value), int(dtype.max_value)
 
 
 def _folded(expr: Apply) -> Expr:
@@ -166,7 +192,8 @@ class Match:
         """True where the pattern's value is the one of unbounded integers: it does not wrap."""
         low, high = self.range(pattern)
         assert self.dtype is not None
-        return int(self.dtype.min_value) <= low and high <= int(self.dtype.max_value)
+        least, greatest = _limits(self.dtype)
+        return least <= low and high <= greatest
 
     def within(self, pattern: Expr, low: int, high: int) -> bool:
         least, greatest = self.range(pattern)
@@ -206,6 +233,11 @@ class Rule:
         assert isinstance(self.pattern, Apply)
         return self.pattern.op
 
+    @property
+    def operands(self) -> tuple[Expr, ...]:
+        assert isinstance(self.pattern, Apply)
+        return self.pattern.args
+
     def apply(self, expr: Apply, bounds_of: BoundsOf) -> Expr | None:
         """What `expr` becomes by this rule, or None where it does not match."""
         match = Match(bounds_of)
@@ -240,13 +272,15 @@ def _matches(pattern: Expr, expr: Expr, match: Match) -> bool:
 
 def _same(one: Expr, other: Expr) -> bool:
     """Equal trees; unlike ==, it tells 0.0 from -0.0."""
+    if one is other:
+        return True
     if isinstance(one, Apply) and isinstance(other, Apply):
         return (one.dtype, one.op) == (other.dtype, other.op) and all(
             _same(x, y) for x, y in zip(one.args, other.args, strict=True)
         )
     if isinstance(one, Const) and isinstance(other, Const):
         return one.dtype == other.dtype and repr(one.value) == repr(other.value)
-    return one is other
+    return False
 
 
 def _instance(pattern: Expr, match: Match) -> Expr:
@@ -435,11 +469,27 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def _by_operator(rules: tuple[Rule, ...]) -> Mapping[str, list[Rule]]:
-    table: dict[str, list[Rule]] = defaultdict(list)
-    for rule in rules:
-        table[rule.operator].append(rule)
-    return table
+_RULES_BY_OPERATOR: dict[str, list[Rule]] = defaultdict(list)
+for _rule in RULES:
+    _RULES_BY_OPERATOR[_rule.operator].append(_rule)
 
 
-_RULES_BY_OPERATOR = _by_operator(RULES)
+def _head(expr: Expr) -> str | None:
+    """What a pattern asks of an operand first: its operator, "" of a constant, None of others."""
+    if isinstance(expr, Apply):
+        return expr.op
+    return "" if isinstance(expr, Const) else None
+
+
+@cache
+def _candidates(operator: str, heads: tuple[str | None, ...]) -> tuple[Rule, ...]:
+    """The rules that may match an operator on operands with these heads, in the table's order."""
+    return tuple(
+        rule for rule in _RULES_BY_OPERATOR[operator] if all(map(_admits, rule.operands, heads))
+    )
+
+
+def _admits(pattern: Expr, head: str | None) -> bool:
+    if isinstance(pattern, Apply):
+        return head == pattern.op
+    return head == "" or not (isinstance(pattern, Const) or pattern in CONSTANTS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
+from functools import cache
 from typing import Any, TypeVar
 
 from tilus.ir.expr import Expr, Var, substitute
@@ -29,10 +30,14 @@ def walk(body: Body) -> Iterator[Stmt]:
 
 def bodies(stmt: Stmt) -> Iterator[Body]:
     """The nested bodies of a statement."""
-    for f in fields(stmt):
-        value = getattr(stmt, f.name)
-        if isinstance(value, tuple) and f.name in BODY_FIELDS:
-            yield value
+    for name in _body_fields(type(stmt)):
+        yield getattr(stmt, name)
+
+
+@cache
+def _body_fields(cls: type[Stmt]) -> tuple[str, ...]:
+    """The names of a statement's fields that hold nested bodies."""
+    return tuple(f.name for f in fields(cls) if f.name in BODY_FIELDS)
 
 
 BODY_FIELDS = ("body", "then", "otherwise")
@@ -73,12 +78,11 @@ def rewrite_body(body: Body, fn: Rewrite) -> Body:
 def rewrite_nested(stmt: S, fn: Rewrite) -> S:
     """`stmt` with `fn` applied to the statements of its bodies."""
     changed: dict[str, Any] = {}
-    for f in fields(stmt):
-        value = getattr(stmt, f.name)
-        if f.name in BODY_FIELDS and isinstance(value, tuple):
-            new = rewrite_body(value, fn)
-            if new is not value:
-                changed[f.name] = new
+    for name in _body_fields(type(stmt)):
+        value = getattr(stmt, name)
+        new = rewrite_body(value, fn)
+        if new is not value:
+            changed[name] = new
     return replace(stmt, **changed) if changed else stmt
 
 

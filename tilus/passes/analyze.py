@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 from tilus.dtypes import DataType
 from tilus.ir.expr import BLOCK_IDX, CAST, GRID_DIM, Apply, Const, Expr, Var, as_int, variables
@@ -53,7 +53,7 @@ class Fact:
 
     def fit(self, dtype: DataType) -> Fact:
         """The fact after the value was stored as `dtype`: wrapping keeps only powers of two."""
-        low, high = int(dtype.min_value), int(dtype.max_value)
+        low, high = _limits(dtype)
         if self.lo is not None and self.hi is not None and low <= self.lo and self.hi <= high:
             return self
         power = self.divisor & -self.divisor
@@ -75,6 +75,9 @@ class Analysis:
     def __init__(self, program: Program):
         self._facts: dict[Var, Fact] = {}
         self._alignment: dict[GlobalTensor, int] = {}
+        # Of operators, by identity; the expression is kept, so that its id stays its own.
+        self._results: dict[int, tuple[Expr, Fact]] = {}
+        self._solved = False  # until then facts change
         for param in program.params:
             self._facts[param.var] = _type_fact(param.var.dtype, param.divisible_by)
         for promise in _promises(program):
@@ -85,6 +88,7 @@ class Analysis:
             self._facts[GRID_DIM[axis]] = extent.meet(Fact(0))
             self._facts[BLOCK_IDX[axis]] = Fact(0, top, 0 if top == 0 else 1)
         self._solve(program)
+        self._solved = True
         for stmt in walk(program.body):
             if isinstance(stmt, Do) and isinstance(out := stmt.instruction.result, GlobalTensor):
                 alignment = stmt.instruction.address_alignment(self)
@@ -100,11 +104,11 @@ class Analysis:
         return fact.lo, fact.hi
 
     def learn(self, var: Var, low: int, high: int) -> None:
-        """Record that `var`, which the program does not define, is in low..high."""
+        """Record that `var` is in low..high; it is new, in no expression asked about before."""
         self._facts[var] = Fact(low, high)
 
     def define(self, var: Var, value: Expr) -> None:
-        """Record that `var`, which the program does not define, has this value."""
+        """Record that `var` has this value; it is new, in no expression asked about before."""
         self._facts[var] = self.fact(value)
 
     def alignment(self, tensor: GlobalTensor) -> int:
@@ -118,8 +122,18 @@ class Analysis:
             whole = expr.dtype.is_integer() or expr.dtype.kind == "bool"
             return Fact.exactly(int(expr.value)) if whole else ANY
         if isinstance(expr, Var):
-            return self._facts.get(expr, _type_fact(expr.dtype, 1))
+            return self._facts.get(expr) or _type_fact(expr.dtype, 1)
+        known = self._results.get(id(expr))
+        if known is not None:
+            return known[1]
         assert isinstance(expr, Apply)
+        fact = self._result(expr)
+        if self._solved:
+            self._results[id(expr)] = expr, fact
+        return fact
+
+    def _result(self, expr: Apply) -> Fact:
+        """The fact of an operator, from those of its operands."""
         if expr.dtype.kind == "bool":
             return Fact(0, 1)
         if expr.op == CAST:
@@ -211,9 +225,15 @@ def _promises(program: Program) -> Iterator[Expr]:
             yield stmt.condition
 
 
+@cache
+def _limits(dtype: DataType) -> tuple[int, int]:
+    return int(dtype.min_value), int(dtype.max_value)
+
+
+@cache
 def _type_fact(dtype: DataType, divisor: int) -> Fact:
     if dtype.is_integer():
-        return Fact(int(dtype.min_value), int(dtype.max_value), divisor)
+        return Fact(*_limits(dtype), divisor)
     return Fact(0, 1) if dtype.kind == "bool" else Fact(None, None, divisor)
 
 

@@ -63,6 +63,8 @@ class _Inference:
         self.known = Known(program.num_threads, Analysis(program))
         self.origins: dict[LayoutTile, _Origin] = {}
         self.users: dict[Any, list[_Site]] = defaultdict(list)
+        # What the sites propose now: by order, until a layout of one of their tiles is set.
+        self.proposals: dict[int, list[Proposal]] = {}
         for site in self.sites:
             for tile in _tiles(site.instruction):
                 self.users[tile].append(site)
@@ -108,9 +110,13 @@ class _Inference:
         self._set(Proposal(tile, tile.layout, Strength.MUST, bits), site)
 
     def _proposals(self, site: _Site, strength: Strength) -> list[Proposal]:
-        self.known.num_threads = site.num_threads
-        with locate(site.location):
-            return [p for p in site.instruction.layouts(self.known) if p.strength == strength]
+        found = self.proposals.get(site.order)
+        if found is None:
+            self.known.num_threads = site.num_threads
+            with locate(site.location):
+                found = list(site.instruction.layouts(self.known))
+            self.proposals[site.order] = found
+        return [p for p in found if p.strength == strength]
 
     def _set(self, proposal: Proposal, site: _Site) -> bool:
         """Record a layout; False where it was known, an error where another one was."""
@@ -124,6 +130,8 @@ class _Inference:
         if proposal.bits is not None and isinstance(tile, RegisterTensor):
             self.known.bits[tile] = proposal.bits
         self.known.layouts[tile] = proposal.layout
+        for user in self.users[tile]:
+            self.proposals.pop(user.order, None)
         self.origins[tile] = _Origin(site.location, site.instruction.name, proposal.layout)
         return True
 

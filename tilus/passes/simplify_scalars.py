@@ -14,7 +14,7 @@ from typing import Any
 from tilus.ir.expr import Expr
 from tilus.ir.instruction import rebuild
 from tilus.ir.program import Program
-from tilus.ir.simplify import simplify
+from tilus.ir.simplify import Simplifier
 from tilus.ir.stmt import Assume, Do, Stmt
 from tilus.ir.visit import rewrite
 from tilus.passes.analyze import Analysis
@@ -27,10 +27,10 @@ class SimplifyScalars:
     name: str = "simplify"
 
     def __call__(self, program: Program) -> Program:
-        range_of = Analysis(program).range
+        simplify = Simplifier(Analysis(program).range)
 
         def shorter(leaf: Any) -> Any:
-            return simplify(leaf, range_of) if isinstance(leaf, Expr) else leaf
+            return simplify(leaf) if isinstance(leaf, Expr) else leaf
 
         return rewrite(program, lambda stmt: _simplified(stmt, shorter))
 
