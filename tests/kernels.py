@@ -53,10 +53,10 @@ def launches(action: Callable[[], Any]) -> list[Launch]:
     found: list[Launch] = []
     original = script._launcher
 
-    def record(program: Program, values: Any) -> None:
+    def record(kernel: script.Specialisation, values: Any) -> None:
         before = [copied(v) for v in values]
-        original(program, values)
-        found.append(Launch(program, before, [copied(v) for v in values]))
+        original(kernel, values)
+        found.append(Launch(kernel.program, before, [copied(v) for v in values]))
 
     script.set_launcher(record)
     try:

@@ -22,6 +22,8 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 from tilus.errors import TilusError
@@ -33,10 +35,23 @@ from tilus.lang.transpile import transpile
 from tilus.lang.values import LANGUAGE, OPERATOR_METHODS
 from tilus.passes import compile_program
 
-Launcher = Callable[[Program, Sequence[Any]], None]
+
+@dataclass(eq=False)
+class Specialisation:
+    """A kernel for one kind of arguments: as written, and after the passes where asked for."""
+
+    source: Program
+
+    @cached_property
+    def program(self) -> Program:
+        """After every pass; an engine that has the kernel already does not ask for it."""
+        return compile_program(self.source)
 
 
-def _no_launcher(program: Program, values: Sequence[Any]) -> None:
+Launcher = Callable[[Specialisation, Sequence[Any]], None]
+
+
+def _no_launcher(kernel: Specialisation, values: Sequence[Any]) -> None:
     raise TilusError("no engine is loaded", hint="import tilus before calling kernels")
 
 
@@ -163,10 +178,10 @@ class Script(metaclass=ScriptMeta):
 
     _kernel: ClassVar[Callable[..., Any] | None] = None
     _candidates: tuple[tuple[dict[str, Any], Script], ...] = ()
-    _programs: dict[Any, Program] | None = None
+    _specialisations: dict[Any, Specialisation] | None = None
 
     def __init__(self) -> None:
-        self._programs = {}
+        self._specialisations = {}
 
     def __getattr__(self, name: str) -> Any:
         """Operators and the like exist in the source of a kernel only."""
@@ -191,8 +206,8 @@ class Script(metaclass=ScriptMeta):
         if name in _PROTECTED or (name in REGISTRY and not name.startswith("_")):
             raise _reserved(name)
         object.__setattr__(self, name, value)
-        if self._programs:
-            self._programs.clear()  # they were compiled for the old value
+        if self._specialisations:
+            self._specialisations.clear()  # they were compiled for the old value
 
     @property
     def schedules(self) -> tuple[dict[str, Any], ...]:
@@ -204,7 +219,7 @@ class Script(metaclass=ScriptMeta):
     def program(self, *args: Any, **kwargs: Any) -> Program:
         """The compiled program (after every pass) for these call arguments; nothing runs."""
         signature = self._signature()
-        return self._compiled(signature, signature.bind(args, kwargs))
+        return self._specialised(signature, signature.bind(args, kwargs)).program
 
     def source_program(self, *args: Any, **kwargs: Any) -> Program:
         """The program as written, before any pass."""
@@ -219,8 +234,8 @@ class Script(metaclass=ScriptMeta):
         """Run the kernel; `__call__` of every subclass."""
         signature = self._signature()
         arguments = signature.bind(args, kwargs)
-        program = self._compiled(signature, arguments)
-        _launcher(program, [a.value for a in arguments if not a.is_constant])
+        kernel = self._specialised(signature, arguments)
+        _launcher(kernel, [a.value for a in arguments if not a.is_constant])
 
     __call__ = _launch
 
@@ -230,19 +245,20 @@ class Script(metaclass=ScriptMeta):
             raise TilusError(
                 f"{type(self).__name__} has no kernel", hint="define __call__(self, ...)"
             )
-        if self._programs is None:
+        if self._specialisations is None:
             raise TilusError(
                 f"{type(self).__name__}.__init__ does not call super().__init__()",
                 hint="make it the first line of __init__",
             )
         return read_signature(kernel, read_source(kernel))
 
-    def _compiled(self, signature: Signature, arguments: Sequence[Argument]) -> Program:
-        assert self._programs is not None
+    def _specialised(self, signature: Signature, arguments: Sequence[Argument]) -> Specialisation:
+        assert self._specialisations is not None
         key = tuple(argument.key for argument in arguments)
-        if key not in self._programs:
-            self._programs[key] = compile_program(self._transpiled(signature, arguments))
-        return self._programs[key]
+        if key not in self._specialisations:
+            source = self._transpiled(signature, arguments)
+            self._specialisations[key] = Specialisation(source)
+        return self._specialisations[key]
 
     def _transpiled(self, signature: Signature, arguments: Sequence[Argument]) -> Program:
         assert type(self)._kernel is not None

@@ -20,8 +20,9 @@ from tilus.interp.machine import launch
 from tilus.interp.memory import Memory
 from tilus.ir.expr import Var
 from tilus.ir.program import Param, Program
-from tilus.lang.script import set_launcher
-from tilus.runtime.compile import compile_program_for
+from tilus.lang.script import Specialisation, set_launcher
+from tilus.runtime.build import Binary
+from tilus.runtime.compile import compile_program_for, compile_source
 from tilus.runtime.cuda import CudaKernel
 from tilus.runtime.emulate import emulate
 from tilus.target import Target, target_of_capability
@@ -154,18 +155,32 @@ _kernels: WeakKeyDictionary[Program, dict[Target, CudaKernel]] = WeakKeyDictiona
 
 def launch_on_gpu(program: Program, values: Sequence[Any]) -> None:
     """Run on the CUDA device of the tensors, on torch's current stream; returns at once."""
-    capability = torch.cuda.get_device_capability(_device(program, values))
-    kernel_for(program, target_of_capability(capability)).launch(values)
+    _kernel_for(program, _target(program, values), compile_program_for).launch(values)
 
 
-def kernel_for(program: Program, target: Target) -> CudaKernel:
+def run_specialisation(kernel: Specialisation, values: Sequence[Any]) -> None:
+    """Run a Script's kernel; on a GPU its passes run only where no cache has the code already."""
+    program = kernel.source
+    if _engine(_device(program, values)) is not launch_on_gpu:
+        run_program(kernel.program, values)
+        return
+    _check_count(program, values)
+    _kernel_for(program, _target(program, values), compile_source).launch(values)
+
+
+def _target(program: Program, values: Sequence[Any]) -> Target:
+    return target_of_capability(torch.cuda.get_device_capability(_device(program, values)))
+
+
+def _kernel_for(
+    program: Program, target: Target, compiler: Callable[[Program, Target], Binary]
+) -> CudaKernel:
     """The loaded form of `program`, compiled when first asked for."""
     kernels = _kernels.setdefault(program, {})
     if target not in kernels:
         # The launcher looks at the head only; holding the program would keep it alive for ever.
-        head = replace(program, body=())
-        kernels[target] = CudaKernel(compile_program_for(program, target), head)
+        kernels[target] = CudaKernel(compiler(program, target), replace(program, body=()))
     return kernels[target]
 
 
-set_launcher(run_program)
+set_launcher(run_specialisation)
