@@ -184,6 +184,19 @@ kernel k(q: ~float16 % 16) blocks=[1] warps=1:
     assert "auto& c" not in text
 
 
+def test_clip_keeps_nan():
+    text = text_of("""
+kernel k(q: ~float32 % 16) blocks=[1] warps=1:
+    h: global float32[32] = global_view(q)
+    x: float32[32] = load_global(h, offsets=[0], dims=[0])
+    y: float32[32] = elementwise("clip", [x, 0.0, 1.0])
+    store_global(h, y, offsets=[0], dims=[0])
+""")
+    assert "y[i] = min_f32(max_f32(x[i], 0.0f), 1.0f);" in text or (
+        "y[0] = min_f32(max_f32(x[0], 0.0f), 1.0f);" in text
+    )
+
+
 def test_slower_forms_say_why():
     program = compile_program(
         parse_program("""

@@ -584,3 +584,22 @@ def test_the_space_of_autotuning_is_the_product_of_its_axes():
 
 def test_a_pinned_schedule_is_the_only_one():
     assert ({"a": 3, "b": 4, "c": 6},) == Pinned().schedules
+
+
+class Clip(tilus.Script):
+    def __call__(self, x_ptr: ~float32, y_ptr: ~float32):
+        self.attrs.blocks = 1
+        self.attrs.warps = 1
+        x = self.load_global(
+            self.global_view(x_ptr, dtype=float32, shape=[4]), offsets=[0], shape=[4]
+        )
+        y = self.global_view(y_ptr, dtype=float32, shape=[4])
+        self.store_global(y, self.clip(x, -1, 1.5), offsets=[0])
+
+
+@pytest.mark.parametrize("engine", ["interpreter", "emulator"])
+def test_clip_keeps_values_within_bounds(engine):
+    x, y = torch.tensor([-3.0, 0.25, 7.0, float("nan")]), torch.zeros(4)
+    with tilus.option.context(engine=engine):
+        Clip()(x, y)
+    torch.testing.assert_close(y, x.clip(-1, 1.5), equal_nan=True)

@@ -127,6 +127,10 @@ class ScalarWriter:
         elif op in ("min", "max") and operand.is_float():  # C's own forget a nan
             name = self.use(f"{op}_f{64 if operand.nbits == 64 else 32}")
             text = f"{name}({', '.join(operands)})"
+        elif op == "clip":
+            x, low, high = operands
+            inner = self.operation("max", [x, low], operand, operand)
+            text = self.operation("min", [inner, high], operand, operand)
         elif op == "sigmoid":
             text = f"{self.use('sigmoid')}({operands[0]})"
         elif op in ("floordiv", "mod"):

@@ -228,6 +228,10 @@ def _erf(x: Array) -> Array:
     return np.vectorize(math.erf, otypes=[np.float64])(x).astype(np.asarray(x).dtype)
 
 
+def _clip(x: Array, low: Array, high: Array) -> Array:
+    return np.minimum(np.maximum(x, low), high)
+
+
 def _round_half_even(x: Array) -> Array:
     return np.rint(x)
 
@@ -291,6 +295,7 @@ _ROWS = (
     Operator("max", 2, np.maximum, _same, "max({}, {})", doc="larger of two"),
     Operator("where", 3, np.where, _select, "{} ? {} : {}", doc="second where true, else third"),
     Operator("abs", 1, np.abs, _number, "abs({})", doc="absolute value"),
+    Operator("clip", 3, _clip, _same, "min(max({}, {}), {})", doc="x kept within low..high"),
     Operator("square", 1, np.square, _number, "{0} * {0}", doc="x * x"),
     Operator("exp", 1, np.exp, _floating, "exp({})", doc="e to the x"),
     Operator("exp2", 1, np.exp2, _floating, "exp2({})", doc="2 to the x"),
