@@ -19,7 +19,8 @@ template <int N> __device__ __forceinline__ uint32_t load_bits(
 
 _STORE_BITS = """
 // Replace the N bits at bit `position` of packed memory. Neighbours in the same word may be written
-// by other threads at the same time, so the word is changed by atomic operations.
+// by other threads at the same time, so the word is changed by atomic operations. The word of the
+// last bytes may end behind the tensor, in memory that device allocations always have.
 __device__ __forceinline__ void replace_bits(uint8_t* byte, uint32_t keep, uint32_t value) {
     const uint64_t address = reinterpret_cast<uint64_t>(byte);
     uint32_t* word = reinterpret_cast<uint32_t*>(address & ~3ull);

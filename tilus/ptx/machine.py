@@ -19,6 +19,7 @@ from tilus.ptx.parse import Immediate, Instruction, Kernel, Operand, Register, S
 
 Array = np.ndarray[Any, Any]
 WARP = 32
+PATIENCE = 10_000  # polls in a row, by whomever, with no store between: nobody will ever store
 
 # Source: PTX ISA, "Fundamental Types".
 TYPES: dict[str, Any] = {
@@ -79,6 +80,7 @@ class Machine:
         self.expected: dict[int, int] = {}  # threads named by a barrier, where not the whole block
         self.pc = 0
         self.polite = np.zeros(self.count, bool)  # lanes that poll memory: others run first
+        self.polls = 0  # since the last store
         self.turn = 0
         self.chosen: dict[int, int] = {}  # when a group was last chosen, by its instruction
 
@@ -199,14 +201,39 @@ class Machine:
         for barrier in list(self.barriers):
             self._release(barrier)
 
+    # ---- polling ----
+
+    def poll(self) -> None:
+        """The active lanes look at memory that others may change: let those run first.
+
+        Polling lanes run only when all do, so polls without a store between never end.
+        """
+        self.polite[self.lanes] = True
+        self.polls += 1
+        if self.polls > PATIENCE:
+            raise TilusError(
+                "deadlock: every thread waits for a value that nobody stores",
+                found=f"{len(self.lanes)} threads poll here, {self._waiting()} wait at a barrier",
+                hint="a lock is taken twice, or its owner waits for these threads",
+            )
+
+    def stored(self) -> None:
+        """Memory has changed, so that those who poll may go on."""
+        self.polls = 0
+
+    def _waiting(self) -> int:
+        return sum(len(lanes) for waiting in self.barriers.values() for _, lanes in waiting)
+
     # ---- barriers ----
 
-    def wait(self, barrier: int, threads: int | None) -> None:
-        """Set the active lanes aside at a barrier until all of their block's threads are there."""
-        self.barriers.setdefault(barrier, []).append((self.pc, self.lanes))
-        if threads is not None:
-            self.expected[barrier] = threads
-        self._release(barrier)
+    def wait(self, barriers: Array, threads: int | None) -> None:
+        """Set every active lane aside at its barrier until all of its block's threads are there."""
+        for barrier in np.unique(barriers).tolist():
+            there = self.lanes[barriers == barrier]
+            self.barriers.setdefault(barrier, []).append((self.pc, there))
+            if threads is not None:
+                self.expected[barrier] = threads
+            self._release(barrier)
         raise Halt
 
     def _release(self, barrier: int) -> None:
@@ -219,12 +246,16 @@ class Machine:
         need = np.minimum(alive, self.expected.get(barrier, self.threads))
         complete = (arrived >= need) & (arrived > 0)
         left: list[tuple[int, Array]] = []
+        released: list[Array] = []
         for pc, lanes in waiting:
             free = complete[lanes // self.threads]
             self.arrive(pc + 1, lanes[free])
+            released.append(lanes[free])
             if not free.all():
                 left.append((pc, lanes[~free]))
-        if complete.any():
+        if complete.any() and self.expected.get(barrier, self.threads) < self.threads:
+            self.shared.meet(barrier, np.concatenate(released))
+        elif complete.any():
             self.shared.barrier(np.flatnonzero(complete))
         if left:
             self.barriers[barrier] = left

@@ -2,13 +2,13 @@
 
     add.s32     %r3, %r1, 4;        Instruction("add", ("s32",), [Register("%r3"), ...])
 
-Source: PTX ISA, "Syntax" and "State Spaces, Types, and Variables". The parser reads what NVRTC
-emits: one statement a line, or several with braces around them.
+Source: PTX ISA, "Syntax" and "State Spaces, Types, and Variables".
 """
 
 from __future__ import annotations
 
 import re
+import struct
 from dataclasses import dataclass, field
 
 from tilus.errors import Location, TilusError
@@ -64,7 +64,14 @@ class Pair:
     predicate: Operand
 
 
-Operand = Register | Special | Immediate | Symbol | Address | Vector | Pair
+@dataclass(frozen=True)
+class Negated:
+    """!p: a predicate the other way round."""
+
+    register: Register
+
+
+Operand = Negated | Register | Special | Immediate | Symbol | Address | Vector | Pair
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,13 +112,19 @@ class Kernel:
 
 
 _ENTRY = re.compile(r"\.entry\s+([\w$]+)\s*\(")
-_PARAM = re.compile(r"\.param\s+(?:\.align\s+\d+\s+)?\.(\w+)\s+([\w$]+)")
-_SHARED = re.compile(r"\.shared\s+(?:\.align\s+(\d+)\s+)?\.b8\s+([\w$]+)\[(\d*)\]")
+_PARAM = re.compile(
+    r"\.param\s+(?:\.align\s+\d+\s+)?\.(\w+)\s+"
+    r"(?:\.ptr\s+(?:\.(?:global|shared|const|local)\s+)?(?:\.align\s+\d+\s+)?)?([\w$]+)"
+)
+_SHARED = re.compile(
+    r"\.shared\s+(?:\.align\s+(\d+)\s+)?\.[busf](8|16|32|64)\s+([\w$]+)\s*(?:\[(\d*)\])?\s*;"
+)
 _REG = re.compile(r"\.reg\s+\.(\w+)\s+(.*)")
 _RANGE = re.compile(r"([%\w$]+)<(\d+)>$")
 _LOC = re.compile(r"\.loc\s+(\d+)\s+(\d+)\s+(\d+)")
 _FILE = re.compile(r'\.file\s+(\d+)\s+"([^"]*)"')
 _LABEL = re.compile(r"([\w$]+):")
+_ADDRESS = re.compile(r"([%\w$]+)(\+?-?(?:0x[0-9a-fA-F]+|\d+))?")
 _FLOAT = re.compile(r"0([fFdD])([0-9a-fA-F]+)$")
 
 
@@ -125,8 +138,11 @@ def parse_ptx(text: str) -> Kernel:
     kernel = Kernel(match[1])
     opening = body.index("{", match.end())
     kernel.params = [(name, kind) for kind, name in _PARAM.findall(body[match.end() : opening])]
-    for alignment, name, size in _SHARED.findall(body):
-        kernel.shared.append(Variable(name, int(size or 0), int(alignment or 1)))
+    for match in _SHARED.finditer(body):
+        alignment, bits, name, count = match.groups()
+        width = int(bits) // 8
+        size = width * (1 if count is None else int(count or 0))
+        kernel.shared.append(Variable(name, size, int(alignment or width)))
     _Reader(kernel, files).read(body[opening + 1 :])
     return kernel
 
@@ -136,16 +152,28 @@ class _Reader:
         self.kernel = kernel
         self.files = files
         self.location: Location | None = None
+        self.scopes: list[dict[str, str]] = [{}]  # the register that a name stands for
 
     def read(self, body: str) -> None:
+        code = ""
         for line in body.split("\n"):
-            code = line.split("//")[0].strip()
+            code = f"{code} {line.split('//')[0]}".strip()
             while code:
-                code = self._statement(code).strip()
+                rest = self._statement(code)
+                if rest is None:  # the statement goes on in the next line
+                    break
+                code = rest.strip()
+                if not self.scopes:  # the kernel ends here; debug sections may follow
+                    return
+        raise self._error(code or "the end of the text")
 
-    def _statement(self, code: str) -> str:
-        """Read one statement; returns the rest of the line."""
-        if code[0] in "{}":
+    def _statement(self, code: str) -> str | None:
+        """Read one statement; returns the rest of the line, or None where its end is missing."""
+        if code[0] == "{":
+            self.scopes.append({})
+            return code[1:]
+        if code[0] == "}":
+            self.scopes.pop()
             return code[1:]
         if match := _LABEL.match(code):
             self.kernel.labels[match[1]] = len(self.kernel.instructions)
@@ -157,7 +185,7 @@ class _Reader:
             return ""
         end = code.find(";")
         if end < 0:
-            return ""
+            return None
         statement, rest = code[:end].strip(), code[end + 1 :]
         if match := _REG.match(statement):
             for name in match[2].split(","):
@@ -169,18 +197,28 @@ class _Reader:
         return rest
 
     def _declare(self, name: str, kind: str) -> None:
-        """`%r<4>` declares %r0 to %r3. Names of inner braces share the kernel's table."""
+        """`%r<4>` declares %r0 to %r3. A name of inner braces is a register of its own."""
         match = _RANGE.match(name)
         names = [name] if match is None else [f"{match[1]}{n}" for n in range(int(match[2]))]
-        for register in names:
+        for name in names:
+            register = name
+            while register in self.kernel.registers:
+                register += "'"
             self.kernel.registers[register] = kind
+            self.scopes[-1][name] = register
+
+    def _register(self, name: str) -> str | None:
+        """The register that a name stands for here: that of the innermost braces."""
+        return next((scope[name] for scope in reversed(self.scopes) if name in scope), None)
 
     def _instruction(self, statement: str) -> Instruction:
         predicate, negated = None, False
         if statement[0] == "@":
             guard, statement = statement.split(None, 1)
             negated = guard[1] == "!"
-            predicate = guard[1 + negated :]
+            predicate = self._register(guard[1 + negated :])
+            if predicate is None:
+                raise self._error(guard)
         opcode, *rest = statement.split(None, 1)
         head, *modifiers = opcode.replace("::", "_").split(".")
         operands = tuple(self._operand(o) for o in _split("".join(rest)))
@@ -193,11 +231,16 @@ class _Reader:
             return self._address(text[1:-1])
         if text.startswith("{"):
             return Vector(tuple(self._operand(o) for o in _split(text[1:-1])))
+        if text.startswith("!"):
+            register = self._operand(text[1:])
+            if not isinstance(register, Register):
+                raise self._error(text)
+            return Negated(register)
         if "|" in text:
             value, predicate = text.split("|")
             return Pair(self._operand(value), self._operand(predicate))
-        if text in self.kernel.registers:
-            return Register(text)
+        if (register := self._register(text)) is not None:
+            return Register(register)
         if text.startswith("%"):
             return Special(text)
         if match := _FLOAT.match(text):
@@ -205,16 +248,18 @@ class _Reader:
             return Immediate(int(match[2], 16), kind)
         if re.fullmatch(r"-?(0[xX][0-9a-fA-F]+|\d+)U?", text):
             return Immediate(int(text.rstrip("U"), 0))
+        if re.fullmatch(r"-?\d+\.\d*(e[+-]?\d+)?", text):
+            return Immediate(int.from_bytes(struct.pack("<d", float(text)), "little"), "f64")
         if re.fullmatch(r"[\w$]+", text):
             return Symbol(text)
         raise self._error(text)
 
     def _address(self, text: str) -> Address:
-        base, _, offset = text.replace(" ", "").partition("+")
-        operand = self._operand(base)
-        if not isinstance(operand, (Register, Symbol, Immediate)):
+        match = _ADDRESS.fullmatch(text.replace(" ", ""))
+        operand = self._operand(match[1]) if match else None
+        if match is None or not isinstance(operand, (Register, Symbol, Immediate)):
             raise self._error(text)
-        return Address(operand, int(offset, 0) if offset else 0)
+        return Address(operand, int(match[2].removeprefix("+"), 0) if match[2] else 0)
 
     def _error(self, text: str) -> TilusError:
         return TilusError(

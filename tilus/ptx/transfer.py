@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from tilus.errors import TilusError
-from tilus.ptx.machine import STORED, TYPES, Machine, opcode
-from tilus.ptx.memory import SHARED_WINDOW
+from tilus.ptx.machine import STORED, TYPES, WARP, Machine, opcode
+from tilus.ptx.memory import SHARED_WINDOW, WARP_SYNC
 from tilus.ptx.parse import Address, Immediate, Instruction, Operand, Register, Symbol, Vector
 
 Array = np.ndarray[Any, Any]
@@ -86,7 +86,7 @@ def _ld(m: Machine, op: Instruction) -> None:
         _ld_param(m, op, kind)
         return
     if op.has("acquire") or op.has("volatile"):
-        m.polite[m.lanes] = True
+        m.poll()
     items = _targets(op.operands[0])
     size = np.dtype(TYPES[kind]).itemsize
     values = load_bytes(m, op.operands[1], space, size * len(items))
@@ -139,12 +139,12 @@ def _st(m: Machine, op: Instruction) -> None:
 
 
 def store_bytes(m: Machine, operand: Operand, space: str, size: int, values: Array) -> None:
+    m.stored()
     address = address_of(m, operand, space)
     if space == "shared" or (space == "generic" and bool((address < SHARED_WINDOW * 2).all())):
         start = m.shared.locate(m.lanes, address % SHARED_WINDOW, size)
         offsets = start[:, None] + np.arange(size)
-        m.shared.mark_written(offsets)
-        m.shared.data[offsets] = values
+        m.shared.store(offsets, values)
         return
     if space not in ("global", "generic"):
         raise TilusError(f"stores to {space} memory are not emulated")
@@ -168,19 +168,22 @@ def _atom(m: Machine, op: Instruction) -> None:
     if shared:
         # Bits of a word that nobody wrote may stay undefined: sub-byte stores update words in part.
         start = m.shared.locate(m.lanes, address % SHARED_WINDOW, size)
-        m.shared.mark_written(start[:, None] + np.arange(size))
+        m.shared.mark_written(start[:, None] + np.arange(size), atomic=True)
         memory = m.shared.data
     else:
-        start, memory = m.memory.locate(address, size), m.memory.data
-    m.polite[m.lanes] = True
+        start, memory = m.memory.locate(address, size, atomic=True), m.memory.data
     values = [np.broadcast_to(m.read(o, kind), m.lanes.shape) for o in arguments]
     old = np.zeros(len(m.lanes), TYPES[kind])
     cells = memory.view(TYPES[kind])
     update = _UPDATES[next(n for n in _UPDATES if op.has(n))]
+    new = old.copy()
     with np.errstate(all="ignore"):
         for lane, cell in enumerate(start // size):
             old[lane] = cells[cell]
-            cells[cell] = update(old[lane], *(v[lane] for v in values))
+            cells[cell] = new[lane] = update(old[lane], *(v[lane] for v in values))
+    if not has_result or (old.view(np.uint8) != new.view(np.uint8)).any():
+        m.stored()
+    m.poll()
     m.write(target, old)
 
 
@@ -248,11 +251,13 @@ def _ret(m: Machine, op: Instruction) -> None:
 def _bar(m: Machine, op: Instruction) -> None:
     if op.has("warp"):
         m.warps("bar.warp.sync")
+        m.shared.meet(WARP_SYNC, m.lanes, WARP)
         return
     if not op.has("sync"):
         raise TilusError("this barrier is not emulated", found=op.name)
-    numbers = [int(np.asarray(m.read(o, "u32")).reshape(-1)[0]) for o in op.operands]
-    m.wait(numbers[0] if numbers else 0, numbers[1] if len(numbers) > 1 else None)
+    values = [np.broadcast_to(m.read(o, "u32"), m.lanes.shape) for o in op.operands]
+    number = values[0] if values else np.zeros(m.lanes.shape, np.uint32)
+    m.wait(number, int(values[1][0]) if len(values) > 1 else None)
 
 
 @opcode("membar", "fence", "nanosleep", "prefetch", "discard", "applypriority")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tilus.errors import TilusError
-from tilus.ptx.arith import bf16_values
+from tilus.ptx.arith import bf16_values, float8_table, predicate
 from tilus.ptx.machine import WARP, Machine, opcode
 from tilus.ptx.parse import Instruction, Operand, Pair, Vector
 from tilus.ptx.transfer import address_of
@@ -30,6 +30,7 @@ def _shfl(m: Machine, op: Instruction) -> None:
         np.broadcast_to(m.read(o, "u32"), m.lanes.shape).reshape(-1, WARP).astype(np.int64)
         for o in op.operands[2:4]
     )
+    b &= 31
     clamp, segment = c & 31, c >> 8 & 31
     low, limit = LANE & segment, (LANE & segment) | (clamp & ~segment)
     mode = next(n for n in ("up", "down", "bfly", "idx") if op.has(n))
@@ -55,13 +56,16 @@ def _vote(m: Machine, op: Instruction) -> None:
     if op.opcode != "vote":
         raise TilusError("this warp instruction is not emulated", found=op.name)
     m.warps("vote.sync")
-    held = m.read(op.operands[1], "pred").reshape(-1, WARP)
+    held = np.broadcast_to(predicate(m, op.operands[1]), m.lanes.shape).reshape(-1, WARP)
     if op.has("ballot"):
         weights = np.uint64(1) << LANE.astype(np.uint64)
         words = (held * weights).sum(1).astype(np.uint32)
         m.write(op.operands[0], np.repeat(words, WARP))
         return
-    whole = held.all(1) if op.has("all") else held.any(1)
+    if op.has("uni"):
+        whole = held.all(1) | ~held.any(1)
+    else:
+        whole = held.all(1) if op.has("all") else held.any(1)
     m.write(op.operands[0], np.repeat(whole, WARP))
 
 
@@ -131,38 +135,25 @@ def _elements(m: Machine, operand: Operand, kind: str) -> Array:
         return halves.view(np.float16).astype(np.float32) if kind == "f16" else bf16_values(halves)
     octets = np.ascontiguousarray(words).view(np.uint8)
     if kind in ("e4m3", "e5m2"):
-        return _float8_table(kind)[octets]
+        return float8_table(kind)[octets]
     return octets.view(np.int8) if kind == "s8" else octets
 
 
-def _float8_table(kind: str) -> Array:
-    """The numbers of the 256 codes. Source: PTX ISA, "Alternate Floating-Point Data Formats"."""
-    mantissa, bias = (3, 7) if kind == "e4m3" else (2, 15)
-    code = np.arange(256)
-    exponent, fraction = (code & 127) >> mantissa, (code & ((1 << mantissa) - 1)) / (1 << mantissa)
-    normal = (1 + fraction) * 2.0 ** (exponent - bias)
-    value = np.where(exponent == 0, fraction * 2.0 ** (1 - bias), normal)
-    if kind == "e4m3":
-        value = np.where((code & 127) == 127, np.nan, value)
-    else:
-        value = np.where((code & 127) == 124, np.inf, np.where((code & 127) > 124, np.nan, value))
-    return np.where(code & 128, -value, value).astype(np.float32)
-
-
-def _a_index(k: int) -> tuple[Array, Array]:
+def _a_index(k: int, bits: int) -> tuple[Array, Array]:
     """Row and column of element i of lane l of the 16 x k operand A, (32, elements)."""
-    per = k // 8  # elements in a register word and a half row: 2 for 16 bits, 4 for 8 bits
+    per = 32 // bits  # elements in a register
     i = np.arange(16 * k // WARP)
-    row = GROUP[:, None] + np.where(i // per % 2 == 1, 8, 0)
-    column = MEMBER[:, None] * per + i % per + np.where(i >= 2 * per, k // 2, 0)
+    register = i // per
+    row = GROUP[:, None] + 8 * (register % 2)
+    column = MEMBER[:, None] * per + i % per + register // 2 * 4 * per
     return row, column
 
 
-def _b_index(k: int) -> tuple[Array, Array]:
+def _b_index(k: int, bits: int) -> tuple[Array, Array]:
     """Row and column of element i of lane l of the k x 8 operand B."""
-    per = k // 8
+    per = 32 // bits
     i = np.arange(8 * k // WARP)
-    row = MEMBER[:, None] * per + i % per + np.where(i >= per, k // 2, 0)
+    row = MEMBER[:, None] * per + i % per + i // per * 4 * per
     return row, np.broadcast_to(GROUP[:, None], row.shape)
 
 
@@ -179,20 +170,27 @@ def _matrix(fragment: Array, index: tuple[Array, Array], shape: tuple[int, int])
     return result
 
 
+SHAPES = ("m16n8k8", "m16n8k16", "m16n8k32")
+BITS = {"f16": 16, "bf16": 16, "s8": 8, "u8": 8, "e4m3": 8, "e5m2": 8}
+
+
 @opcode("mma")
 def _mma(m: Machine, op: Instruction) -> None:
     m.warps("mma.sync")
-    shape = next(x for x in op.modifiers if x.startswith("m16n8k"))
-    if shape not in ("m16n8k16", "m16n8k32"):
-        raise TilusError("this shape of mma is not emulated", found=op.name)
-    k = int(shape[6:])
     d_kind, a_kind, b_kind, c_kind = op.modifiers[-4:]
-    a = _matrix(_elements(m, op.operands[1], a_kind), _a_index(k), (16, k))
-    b = _matrix(_elements(m, op.operands[2], b_kind), _b_index(k), (k, 8))
+    shape = next((x for x in op.modifiers if x in SHAPES), None)
+    if shape is None or a_kind not in BITS or b_kind not in BITS:
+        raise TilusError("this mma is not emulated", found=op.name)
+    k, bits = int(shape[6:]), BITS[a_kind]
+    a = _matrix(_elements(m, op.operands[1], a_kind), _a_index(k, bits), (16, k))
+    b = _matrix(_elements(m, op.operands[2], b_kind), _b_index(k, bits), (k, 8))
     c = _matrix(_elements(m, op.operands[3], c_kind), _c_index(), (16, 8))
     with np.errstate(all="ignore"):
         if c_kind == "s32":
-            total: Array = (a.astype(np.int64) @ b.astype(np.int64) + c).astype(np.int32)
+            total: Array = a.astype(np.int64) @ b.astype(np.int64) + c
+            if op.has("satfinite"):
+                total = np.clip(total, -(2**31), 2**31 - 1)
+            total = total.astype(np.int32)
         else:
             total = np.matmul(a.astype(np.float32), b.astype(np.float32)) + c
     row, column = _c_index()
