@@ -79,7 +79,8 @@ class Machine:
         self.barriers: dict[int, list[tuple[int, Array]]] = {}
         self.expected: dict[int, int] = {}  # threads named by a barrier, where not the whole block
         self.pc = 0
-        self.polite = np.zeros(self.count, bool)  # lanes that poll memory: others run first
+        self.looked = np.zeros(self.count, bool)  # lanes that looked at what others may change
+        self.polite = np.zeros(self.count, bool)  # ... and went back to look again: others first
         self.polls = 0  # since the last store
         self.turn = 0
         self.chosen: dict[int, int] = {}  # when a group was last chosen, by its instruction
@@ -189,6 +190,10 @@ class Machine:
 
     def jump(self, label: str) -> None:
         target = self.kernel.labels[label]
+        if target <= self.pc:
+            # Only a loop polls: a lone atomic operation must not part its warp from the others.
+            self.polite[self.lanes] |= self.looked[self.lanes]
+            self.looked[self.lanes] = False
         self.arrive(target, self.lanes)
         raise Halt
 
@@ -208,7 +213,7 @@ class Machine:
 
         Polling lanes run only when all do, so polls without a store between never end.
         """
-        self.polite[self.lanes] = True
+        self.looked[self.lanes] = True
         self.polls += 1
         if self.polls > PATIENCE:
             raise TilusError(
