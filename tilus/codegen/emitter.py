@@ -250,6 +250,9 @@ class Emitter:
         name = self.names(tile)
         if tile not in self.declared:
             self.declared.add(tile)
+            # Bits that no element fills are set as well: an array of which some bytes are never
+            # written and all are copied would not become registers.
+            zero = zero or leaves_gaps(tile)
             self(
                 f"alignas(16) {element_type(tile.dtype)} {name}[{array_size(tile)}]"
                 f"{' = {}' if zero else ''};"
@@ -354,6 +357,13 @@ def element_type(dtype: DataType) -> str:
     if is_packed(dtype):
         return "uint32_t"
     return "uint64_t" if dtype.is_pointer() else C_TYPES[dtype.name]
+
+
+def leaves_gaps(tile: RegisterTensor) -> bool:
+    """Whether the elements of a thread do not fill the words of their array."""
+    assert tile.layout is not None
+    held = tile.layout.local_size * tile.dtype.nbits
+    return is_packed(tile.dtype) and held != 32 * array_size(tile)
 
 
 def array_size(tile: RegisterTensor) -> int:
