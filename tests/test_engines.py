@@ -20,7 +20,7 @@ from tests.kernels import (
     matmul_launches,
 )
 from tests.strategies import random_program
-from tilus import Tensor, TilusError
+from tilus import TilusError
 from tilus.codegen.kernel import generate
 from tilus.codegen.source import CudaSource
 from tilus.dtypes import LOW_PRECISION, DataType, unpack
@@ -34,12 +34,7 @@ from tilus.runtime.emulate import emulate
 from tilus.runtime.launch import run_program
 from tilus.runtime.nvrtc import compile_ptx
 from tilus.target import nvgpu_sm90a, target_from_name
-
-
-def storage(value: Any) -> torch.Tensor | None:
-    if isinstance(value, Tensor):
-        return value.storage
-    return value if isinstance(value, torch.Tensor) else None
+from tilus.tensor import storage_of
 
 
 def check_equal(values: list[Any], launch: Launch, tolerance: float) -> None:
@@ -49,7 +44,7 @@ def check_equal(values: list[Any], launch: Launch, tolerance: float) -> None:
     the functions.
     """
     for value, expected in zip(values, launch.after, strict=True):
-        have, want = storage(value), storage(expected)
+        have, want = storage_of(value), storage_of(expected)
         if have is None or want is None:
             continue
         if want.is_floating_point() and want.itemsize > 1:

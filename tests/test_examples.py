@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
+from tests.kernels import EXAMPLES, load_example
 from tilus.ir.parser import parse_program
 from tilus.ir.printer import format_program
 from tilus.ir.program import Program
 from tilus.passes import PIPELINE, trace
-
-EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
-
-
-def load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"example_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -43,13 +32,13 @@ def test_the_examples_are_numbered_without_gaps():
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
 def test_example_agrees_with_torch(path: Path, capsys: pytest.CaptureFixture[str]):
-    load(path).main()  # raises where a result differs
+    load_example(path).main()  # raises where a result differs
     assert "equal to torch" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
 def test_programs_of_example_read_back(path: Path, compiled: list[Program]):
-    load(path).main()
+    load_example(path).main()
     assert compiled
     for source in compiled:
         stages = list(trace(source))

@@ -194,6 +194,17 @@ class Tensor:
 # Making tensors
 
 
+def storage_of(value: object) -> TorchTensor | None:
+    """The torch tensor behind a kernel's argument, or None where it is a number.
+
+    >>> storage_of(3) is None, storage_of(torch.zeros(2)).shape
+    (True, torch.Size([2]))
+    """
+    if isinstance(value, Tensor):
+        return value.storage
+    return value if isinstance(value, torch.Tensor) else None
+
+
 def from_torch(tensor: TorchTensor) -> Tensor:
     """A torch tensor of any shape as a tensor of the same dtype, sharing memory.
 

@@ -482,7 +482,7 @@ def test_gpu_threads_launch_at_once():
 
 @pytest.mark.gpu
 def test_gpu_the_device_is_that_of_the_tensors():
-    if torch.cuda.device_count() < 2:
+    if torch.cuda.device_count() < 2:  # what is tested is the choice between two
         pytest.skip("needs two CUDA devices")
     kernel = scale()
     for device in (1, 0, 1):

@@ -27,7 +27,7 @@ from tilus.ptx.memory import GlobalMemory
 from tilus.ptx.parse import Kernel, parse_ptx
 from tilus.runtime.compile import compile_program_for
 from tilus.target import Target, get_current_target
-from tilus.tensor import Tensor
+from tilus.tensor import storage_of
 
 _kernels: WeakKeyDictionary[Program, dict[Target, tuple[CudaSource, Kernel]]] = WeakKeyDictionary()
 
@@ -43,7 +43,7 @@ def emulate(program: Program, values: Sequence[Any], target: Target | None = Non
     params: list[tuple[str, int | float]] = []
     addresses: dict[tuple[int, int], int] = {}
     for param, value in zip(program.params, values, strict=True):
-        storage = _storage(value)
+        storage = storage_of(value)
         number = value if storage is None else _address(memory, addresses, param.var.name, storage)
         env[param.var] = np.asarray(number, param.var.dtype.carrier)
         params.append((_ptx_type(param.var.dtype), number))
@@ -62,12 +62,6 @@ def _compiled(program: Program, target: Target) -> tuple[CudaSource, Kernel]:
         binary = compile_program_for(replace(program), target)
         kernels[target] = binary.source, parse_ptx(binary.ptx)
     return kernels[target]
-
-
-def _storage(value: Any) -> torch.Tensor | None:
-    if isinstance(value, Tensor):
-        return value.storage
-    return value if isinstance(value, torch.Tensor) else None
 
 
 def _address(

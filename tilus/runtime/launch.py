@@ -26,7 +26,7 @@ from tilus.runtime.compile import compile_program_for, compile_source
 from tilus.runtime.cuda import CudaKernel
 from tilus.runtime.emulate import emulate
 from tilus.target import Target, target_of_capability
-from tilus.tensor import Tensor
+from tilus.tensor import storage_of
 
 Engine = Callable[[Program, Sequence[Any]], None]
 
@@ -48,7 +48,7 @@ def interpret(program: Program, values: Sequence[Any]) -> None:
     args: dict[Var, Any] = {}
     mapped: set[tuple[int, int]] = set()
     for param, value in zip(program.params, values, strict=True):
-        storage = _storage(value)
+        storage = storage_of(value)
         args[param.var] = (
             value if storage is None else _map(memory, param.var.name, storage, mapped)
         )
@@ -71,12 +71,6 @@ def _map(memory: Memory, name: str, storage: torch.Tensor, mapped: set[tuple[int
     return base
 
 
-def _storage(value: Any) -> torch.Tensor | None:
-    if isinstance(value, Tensor):
-        return value.storage
-    return value if isinstance(value, torch.Tensor) else None
-
-
 def _check_count(program: Program, values: Sequence[Any]) -> None:
     if len(values) != len(program.params):
         raise TilusError(
@@ -88,7 +82,7 @@ def _check_count(program: Program, values: Sequence[Any]) -> None:
 
 def _check_promise(param: Param, value: Any) -> None:
     """The program was compiled for values divisible by this; others need another program."""
-    storage = _storage(value)
+    storage = storage_of(value)
     number = value if storage is None else storage.data_ptr()
     if param.divisible_by > 1 and number % param.divisible_by:
         raise TilusError(
@@ -102,7 +96,7 @@ def _check_promise(param: Param, value: Any) -> None:
 def _device(program: Program, values: Sequence[Any]) -> torch.device:
     devices: dict[torch.device, str] = {}
     for param, value in zip(program.params, values, strict=True):
-        storage = _storage(value)
+        storage = storage_of(value)
         if storage is not None:
             devices.setdefault(storage.device, param.var.name)
     if len(devices) > 1:
