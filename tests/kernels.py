@@ -51,7 +51,7 @@ def copied(value: Any, device: str = "cpu") -> Any:
 def launches(action: Callable[[], Any]) -> list[Launch]:
     """The launches that `action()` makes, run as they would be."""
     found: list[Launch] = []
-    original = script._launcher
+    original = script._launcher  # pyright: ignore[reportPrivateUsage]
 
     def record(kernel: script.Specialisation, values: Any) -> None:
         before = [copied(v) for v in values]

@@ -2,70 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 import tilus
 from tests.codegen.test_kernels import MATMUL
-from tests.kernels import (
-    EXAMPLES,
-    Launch,
-    copied,
-    example_launches,
-    load_example,
-    matmul_launches,
-)
+from tests.engines import Run, check_engine, compare, emulator, rounds_freely
+from tests.kernels import EXAMPLES, Launch, example_launches, load_example, matmul_launches
 from tests.strategies import random_program
 from tilus import TilusError
 from tilus.codegen.kernel import generate
 from tilus.codegen.source import CudaSource
-from tilus.dtypes import LOW_PRECISION, DataType, unpack
+from tilus.dtypes import LOW_PRECISION, DataType, float16, float32, int32, uint4b
 from tilus.ir.parser import parse_program
-from tilus.ir.program import Program
 from tilus.passes import compile_program
-from tilus.ptx.machine import execute
+from tilus.ptx.launch import execute
 from tilus.ptx.memory import GlobalMemory
 from tilus.ptx.parse import parse_ptx
-from tilus.runtime.emulate import emulate
 from tilus.runtime.launch import run_program
 from tilus.runtime.nvrtc import compile_ptx
-from tilus.target import nvgpu_sm90a, target_from_name
-from tilus.tensor import storage_of
+from tilus.target import nvgpu_sm90a
+from tilus.tensor import Tensor, full, view_torch
+
+# ---- the comparison itself ----------------------------------------------------------------------
 
 
-def check_equal(values: list[Any], launch: Launch, tolerance: float) -> None:
-    """Compare every tensor with what the interpreter left.
+@pytest.mark.parametrize(
+    ("dtype", "want", "have", "free", "same"),
+    [
+        (int32, 7, 8, True, False),
+        (float32, 1.0, 1.0 + 2**-23, False, False),
+        (float32, 1.0, 1.0 + 2**-23, True, True),
+        (float32, 1.0, 1.0 + 2**-17, True, False),
+        (float16, 1.0, 1.0 + 2**-10, True, True),
+        (float16, 1.0, 1.0 + 2**-9, True, False),
+        (float16, float("nan"), float("nan"), False, True),
+        (float16, float("nan"), 1.0, True, False),
+        (float16, 0.0, -0.0, False, False),
+        (float16, float("inf"), 65504.0, True, False),
+        (float16, 65504.0, float("inf"), True, False),
+    ],
+)
+def test_results_are_the_same_within_a_rounding(
+    dtype: DataType, want: float, have: float, free: bool, same: bool
+):
+    right, wrong = full([3], want, dtype, "cpu"), full([3], want, dtype, "cpu")
+    wrong.storage[1] = have
+    if same:
+        compare("x", wrong, right, free)
+        return
+    with pytest.raises(AssertionError, match="1 of 3 elements differ; element 1 is"):
+        compare("x", wrong, right, free)
 
-    Integers and bytes are equal; floats agree within the order of additions and the accuracy of
-    the functions.
-    """
-    for value, expected in zip(values, launch.after, strict=True):
-        have, want = storage_of(value), storage_of(expected)
-        if have is None or want is None:
-            continue
-        if want.is_floating_point() and want.itemsize > 1:
-            close = {"rtol": tolerance, "atol": tolerance, "equal_nan": True}
-            torch.testing.assert_close(have.cpu(), want, **close)
-        else:
-            assert torch.equal(have.cpu().view(torch.uint8), want.view(torch.uint8))
+
+def test_bits_behind_the_last_element_stay():
+    have, want = (
+        view_torch(torch.tensor([0x21, last], dtype=torch.uint8), dtype=uint4b, shape=[3])
+        for last in (0x13, 0x03)
+    )
+    with pytest.raises(AssertionError, match="bits behind the last element"):
+        compare("x", have, want, True)
 
 
-def check_on_emulator(launch: Launch, arch: str = "sm_90a") -> None:
-    """Run a recorded launch on the emulator: the PTX of the generated CUDA."""
-    values = [copied(v) for v in launch.before]
-    emulate(launch.program, values, target_from_name(arch))
-    check_equal(values, launch, 2e-3)
+def test_programs_that_copy_must_agree_to_the_bit():
+    launches = example_launches()
+    assert not rounds_freely(launches["01_vector_add/0"].program)
+    assert rounds_freely(launches["04_naive_matmul/0"].program)
 
 
-def check_on_gpu(launch: Launch) -> None:
-    values = [copied(v, "cuda") for v in launch.before]
-    run_program(launch.program, values)
-    torch.cuda.synchronize()
-    check_equal(values, launch, 5e-3)
+# ---- examples, matmuls and faults ---------------------------------------------------------------
 
 
 def test_recorded_launches_are_those_of_the_interpreter():
@@ -78,14 +85,14 @@ def test_recorded_launches_are_those_of_the_interpreter():
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
 @pytest.mark.parametrize("name", list(example_launches()))
 def test_examples_on_the_emulator(name: str, arch: str):
-    check_on_emulator(example_launches()[name], arch)
+    check_engine(example_launches()[name], emulator(arch))
 
 
 @pytest.mark.parametrize("activations", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("dtype", LOW_PRECISION, ids=str)
 def test_quantised_matmuls_on_the_emulator(dtype: DataType, activations: torch.dtype):
     for launch in matmul_launches(dtype, activations):
-        check_on_emulator(launch, "sm_90a" if activations == torch.float16 else "sm_80")
+        check_engine(launch, emulator("sm_90a" if activations == torch.float16 else "sm_80"))
 
 
 def test_the_engine_setting_chooses_the_emulator():
@@ -141,7 +148,7 @@ def run_text(text: str, source: CudaSource, a: torch.Tensor, b: torch.Tensor) ->
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", list(example_launches()))
 def test_examples_on_the_gpu(name: str):
-    check_on_gpu(example_launches()[name])
+    check_engine(example_launches()[name], run_program, "cuda")
 
 
 @pytest.mark.gpu
@@ -149,27 +156,20 @@ def test_examples_on_the_gpu(name: str):
 @pytest.mark.parametrize("dtype", LOW_PRECISION, ids=str)
 def test_quantised_matmuls_on_the_gpu(dtype: DataType, activations: torch.dtype):
     for launch in matmul_launches(dtype, activations):
-        check_on_gpu(launch)
+        check_engine(launch, run_program, "cuda")
 
 
-def check_random(seed: int, run: Callable[[Program, list[Any]], None], device: str) -> None:
+def check_random(seed: int, run: Run, device: str = "cpu") -> None:
     """A random program's outputs on an engine are those of the interpreter."""
     case = random_program(seed)
     program = compile_program(case.program)
-    expected = case.run(program)
-    values: list[Any] = [torch.from_numpy(data.copy()).to(device) for _, data in case.inputs]
-    values += [torch.zeros(len(e), dtype=torch.uint8, device=device) for e in expected]
-    run(program, values)
-    outputs = [v.cpu().numpy() for v in values[len(case.inputs) :]]
-    for have, want, (_, dtype, shape) in zip(outputs, expected, case.outputs, strict=True):
-        if not dtype.is_float():
-            np.testing.assert_array_equal(have, want)
-            continue
-        numbers = [
-            dtype.decode(dtype.from_bits(unpack(data, dtype.nbits, int(np.prod(shape)))))
-            for data in (have, want)
-        ]
-        np.testing.assert_allclose(numbers[0], numbers[1], rtol=1e-2, atol=1e-2)
+    inputs: list[Any] = [torch.from_numpy(data.copy()) for _, data in case.inputs]
+    expected = [
+        view_torch(torch.from_numpy(data), dtype=dtype, shape=shape)
+        for data, (_, dtype, shape) in zip(case.run(program), case.outputs, strict=True)
+    ]
+    zeros = [Tensor(e.dtype, e.shape, torch.zeros_like(e.storage)) for e in expected]
+    check_engine(Launch(program, inputs + zeros, inputs + expected), run, device)
 
 
 # 1099 and 1171 store sub-byte elements to the last bytes of tensors; in 2284 and 2317 some lanes
@@ -177,7 +177,7 @@ def check_random(seed: int, run: Callable[[Program, list[Any]], None], device: s
 # the compiler kept in local memory.
 @pytest.mark.parametrize("seed", [*range(100), 1099, 1171, 2284, 2317, 20136])
 def test_random_programs_on_the_emulator(seed: int):
-    check_random(seed, lambda program, values: emulate(program, values, nvgpu_sm90a), "cpu")
+    check_random(seed, emulator())
 
 
 @pytest.mark.gpu

@@ -16,6 +16,8 @@ import pytest
 
 import tilus
 
+# The modules that hand programs to the emulator, and show what it counted.
+JUDGES = ("tilus.runtime.emulate", "tilus.runtime.profile")
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("tilus.errors",),
     ("tilus.config", "tilus.option", "tilus.dtypes", "tilus.target"),
@@ -26,14 +28,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tilus.instructions",),
     ("tilus.passes", "tilus.codegen.kernel"),
     ("tilus.lang",),
-    ("tilus.runtime", "tilus.runtime.emulate"),
+    ("tilus.runtime", *JUDGES),
     ("tilus.ops", "tilus.testing"),
     ("tilus.nn",),
     ("tilus",),
     ("tilus.demo_weights", "tilus.demo", "tilus.cli_inputs", "tilus.cli", "tilus.__main__"),
 )
 ALONE = {"tilus.ptx": {"tilus.ptx", "tilus.errors"}}
-JUDGE = "tilus.runtime.emulate"  # the one module that hands programs to the emulator
 LAYER_OF = {name: index for index, names in enumerate(LAYERS) for name in names}
 
 PACKAGE = Path(tilus.__path__[0])
@@ -89,7 +90,7 @@ def may_import(module: str, target: str) -> bool:
         return False
     if here in ALONE:
         return there in ALONE[here]
-    if here == JUDGE and there in ALONE:
+    if here in JUDGES and there in ALONE:
         return True
     return there in LAYER_OF and LAYER_OF[there] <= LAYER_OF[here]
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tilus.ptx.machine import execute
+from tilus.ptx.counters import Counters
+from tilus.ptx.launch import execute
 from tilus.ptx.memory import GlobalMemory
 from tilus.ptx.parse import parse_ptx
 
@@ -42,13 +43,15 @@ ret;
 """
 
 
-def launch(text: str, arrays: Sequence[Array], threads: int) -> None:
+def launch(
+    text: str, arrays: Sequence[Array], threads: int, counters: Counters | None = None
+) -> None:
     """Run one block; every array is in global memory and changed in place."""
     memory = GlobalMemory()
     flat = [a.reshape(-1).view(np.uint8) for a in arrays]
     params = [("u64", memory.add(f"p{n}", part)) for n, part in enumerate(flat)]
     memory.load()
-    execute(parse_ptx(text), params, memory, (1, 1, 1), threads, 0)
+    execute(parse_ptx(text), params, memory, (1, 1, 1), threads, 0, counters)
     memory.store()
 
 

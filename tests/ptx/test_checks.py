@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tilus import TilusError
-from tilus.ptx.machine import execute
+from tilus.ptx.launch import execute
 from tilus.ptx.memory import GlobalMemory
 from tilus.ptx.parse import parse_ptx
 from tilus.runtime.nvrtc import compile_ptx

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 
 import numpy as np
 import pytest
@@ -75,6 +76,41 @@ def test_parameters_of_every_spelling():
     assert parse_ptx(text).params == [("a", "u64"), ("b", "u64"), ("c", "b8"), ("d", "f32")]
 
 
+def test_structures_have_a_size():
+    text = ".entry k(.param .align 8 .b8 p[16], .param .u16 n, .param .f64 x) { ret; }"
+    assert parse_ptx(text).param_bytes == {"p": 16, "n": 2, "x": 8}
+
+
+def test_local_arrays():
+    kernel = parsed("", ".local .align 16 .b8 __local_depot0[144]; .local .f32 x[3]; .local .u8 y;")
+    variables = [(v.name, v.size, v.alignment) for v in kernel.local]
+    assert variables == [("__local_depot0", 144, 16), ("x", 12, 4), ("y", 1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("declaration", "name", "data", "space"),
+    [
+        (".const .align 4 .b8 t[6] = {1, 0, 255, -1};", "t", b"\1\0\xff\xff\0\0", "const"),
+        (".global .align 2 .u16 t[3] = {0x102, 07, 0b11};", "t", b"\2\1\7\0\3\0", "global"),
+        (".visible .global .f32 t = 0f3FC00000;", "t", b"\0\0\xc0\x3f", "global"),
+        (".global .f64 t[1] = {-0.5};", "t", struct.pack("<d", -0.5), "global"),
+        (".global .b8 t[2][2] = {{1, 2}, {3, 4}};", "t", b"\1\2\3\4", "global"),
+        (".global .align 8 .u64 $str$1;", "$str$1", bytes(8), "global"),
+        (".global .align 1 .b8 t[4]\n= {97,\n98};", "t", b"ab\0\0", "global"),
+    ],
+)
+def test_variables_of_the_module(declaration: str, name: str, data: bytes, space: str):
+    (constant,) = parse_ptx(declaration + "\n" + module("", 0)).constants
+    assert (constant.name, constant.data, constant.space) == (name, data, space)
+
+
+def test_addresses_as_initial_values_are_an_error():
+    text = ".global .align 8 .u64 names[2] = {generic($str), 0};"
+    with pytest.raises(TilusError, match="this initial value is not emulated") as info:
+        parse_ptx(text + module("", 0))
+    assert info.value.found == "generic($str) in names"
+
+
 def test_shared_arrays():
     declarations = """.shared .align 16 .b8 bytes[40];
         .shared .u32 word;
@@ -88,6 +124,79 @@ def test_a_statement_may_take_several_lines():
     kernel = parsed("add.u32 %r1, /* one */ %r2, // two\n  %r3\n;")
     assert [i.name for i in kernel.instructions] == ["add.u32"]
     assert kernel.instructions[0].operands == tuple(Register(f"%r{n}") for n in (1, 2, 3))
+
+
+def test_instructions_know_their_line():
+    text = "// one\n/* two\nthree */\n.entry k() // four\n{ .reg .u32 %r<9>;\n\nadd.u32 %r1,\n"
+    text += "%r2, %r3; ret;\nexit; }"
+    lines = [(i.opcode, i.line) for i in parse_ptx(text).instructions]
+    assert lines == [("add", 8), ("ret", 8), ("exit", 9)]
+
+
+def test_labels_of_inner_braces_are_their_own():
+    body = """{ bra L; L: ret; } { L: bra L; } bra L; bra M; { bra M; } L: ret; M:"""
+    kernel = parsed(body)
+    targets = [i.operands[0] for i in kernel.instructions if i.opcode == "bra"]
+    assert all(isinstance(t, Symbol) for t in targets)
+    # Instruction 0 is the load of the thread's number; then bra, ret, bra, bra, bra, bra, ret.
+    places = [kernel.labels[t.name] for t in targets if isinstance(t, Symbol)]
+    assert places == [2, 3, 7, 8, 8]
+
+
+def test_a_branch_needs_its_label():
+    with pytest.raises(TilusError, match="is not understood") as info:
+        parsed("{ L: } bra L;")
+    assert info.value.found == "bra L: there is no such label"
+
+
+def test_calls():
+    body = """{ // callseq 0, 0
+        .reg .b32 temp_param_reg;
+        .param .b64 param0;
+        st.param.b64 [param0+0], %d1;
+        .param .b32 retval0;
+        call.uni (retval0),
+        vprintf,
+        (
+        param0
+        );
+        ld.param.b32 %r1, [retval0+0];
+        } // callseq 0"""
+    store, call, load = parsed(body).instructions
+    assert store.operands[0] == Address(Register("param0"))
+    assert call.operands == (
+        Vector((Register("retval0"),)), Symbol("vprintf"), Vector((Register("param0"),))
+    )  # fmt: skip
+    assert load.operands == (Register("%r1"), Address(Register("retval0")))
+
+
+def work(count: int) -> int:
+    """Python calls that parsing `count` instructions takes."""
+    lines = [
+        f".loc 1 {n} 3\n@%q{n % 8} ld.global.v4.u32 {{%r{n % 64}, %r1, %r2, %r3}}, [%p1+{n}];"
+        for n in range(count)
+    ]
+    text = module("\n".join(lines), 1)
+    calls = 0
+
+    def count_call(frame: object, event: str, arg: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    before = sys.getprofile()
+    sys.setprofile(count_call)
+    try:
+        parse_ptx(text)
+    finally:
+        sys.setprofile(before)
+    return calls
+
+
+def test_parsing_is_linear():
+    """A statement costs as many calls in a long text as in a short one, and few."""
+    short, long = work(500), work(5000)
+    assert long < 11 * short
+    assert long < 30 * 5000
 
 
 def test_locations_come_from_loc():
@@ -117,8 +226,10 @@ def test_debug_sections_after_the_kernel_are_not_read():
     "body", ["add.u32 %r1, %r2, ?;", ".unknown thing;", "@%nobody ret;", "op [{%r1}];"]
 )
 def test_what_is_not_understood_is_an_error(body: str):
-    with pytest.raises(TilusError, match="not understood"):
+    with pytest.raises(TilusError, match=r"PTX line \d+ is not understood") as info:
         parsed(body)
+    line = module(body, 0).split(body)[0].count("\n") + 1
+    assert f"PTX line {line} is" in info.value.message
 
 
 def test_a_text_without_a_kernel_or_an_end_is_an_error():

@@ -1,15 +1,16 @@
-"""Warp instructions of the PTX emulator; fragments are written out as the PTX manual gives them."""
+"""What the threads of a warp exchange: shuffles, votes, matches and reductions."""
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
 
-from tests.ptx.kernels import apply, launch, module
+from tests.ptx.kernels import apply
 from tilus.errors import TilusError
 
 Array = np.ndarray[Any, Any]
@@ -85,198 +86,88 @@ def test_votes(held: str):
             np.testing.assert_array_equal(apply(text, [value], np.uint32), np.repeat(wanted, 32))
 
 
-def test_a_shuffle_needs_a_whole_warp():
-    body = """setp.lt.u32 %q0, %i, 16;
-        @%q0 shfl.sync.idx.b32 {out}, {0}, 0, 31, -1;"""
-    with pytest.raises(TilusError, match="every thread of a warp"):
+def test_a_mask_names_the_lanes_that_take_part():
+    value = rng().integers(0, 2**32, 32, np.uint32)
+    body = """mov.u32 {out}, 7; setp.lt.u32 %q0, %i, 16;
+        @%q0 shfl.sync.bfly.b32 {out}, {0}, 1, 31, MASK;"""
+    got = apply(body.replace("MASK", "0xFFFF"), [value], np.uint32)
+    np.testing.assert_array_equal(got[:16], value[np.arange(16) ^ 1])
+    assert (got[16:] == 7).all()
+    for mask in ("-1", "0x00FF"):  # lanes that are elsewhere; lanes that are not named
+        with pytest.raises(TilusError, match="illegal mask"):
+            apply(body.replace("MASK", mask), [value], np.uint32)
+
+
+def test_a_shuffle_reads_only_lanes_that_take_part():
+    body = """mov.u32 {out}, 7; setp.lt.u32 %q0, %i, 16;
+        @%q0 shfl.sync.idx.b32 {out}, {0}, 20, 31, 0xFFFF;"""
+    with pytest.raises(TilusError, match="does not take part") as info:
         apply(body, [np.zeros(32, np.uint32)], np.uint32)
+    assert info.value.found == "lane 0 reads lane 20"
 
 
-# ---- ldmatrix and stmatrix ----------------------------------------------------------------------
-
-SHARED = ".shared .align 16 .b8 tile[1024];"
-
-
-def registers(count: int, first: int = 0) -> str:
-    return "{" + ", ".join(f"%r{first + n}" for n in range(count)) + "}"
-
-
-def fragment_of(matrix: Array, trans: bool) -> Array:
-    """(32, 2): the elements of one 8x8 matrix of b16 in each lane.
-
-    Lane l holds row l / 4, columns 2 (l % 4) and 2 (l % 4) + 1; of the transpose with .trans.
-    """
-    source = matrix.T if trans else matrix
-    return np.array([[source[n // 4, 2 * (n % 4) + j] for j in (0, 1)] for n in LANES])
+def test_votes_of_a_part_of_a_warp():
+    value = np.arange(32, dtype=np.uint32) % 3
+    body = """mov.u32 {out}, 0; setp.ge.u32 %q0, %i, 8; setp.eq.u32 %q1, {0}, 1;
+        @%q0 vote.sync.ballot.b32 {out}, %q1, 0xFFFFFF00;"""
+    got = apply(body, [value], np.uint32)
+    ballot = sum(1 << n for n in range(8, 32) if n % 3 == 1)
+    assert got.tolist() == [0] * 8 + [ballot] * 24
+    body = """setp.ge.u32 %q0, %i, 8; setp.ge.u32 %q1, {0}, 0; setp.lt.u32 %q2, %i, 9;
+        @!%q0 vote.sync.all.pred %q3, %q1, 0xFF; @%q0 vote.sync.uni.pred %q3, %q2, 0xFFFFFF00;
+        selp.u32 {out}, 1, 0, %q3;"""
+    assert apply(body, [value], np.uint32).tolist() == [1] * 8 + [0] * 24
 
 
-@pytest.mark.parametrize("count", [1, 2, 4])
-@pytest.mark.parametrize("trans", [False, True])
-def test_ldmatrix(count: int, trans: bool):
-    # Each lane writes two rows of 16 bytes of the tile; row addresses are then permuted.
-    tile = rng().integers(0, 2**16, (64, 8), np.uint16)
-    order = rng().permutation(64)[:32].astype(np.uint32)
-    out = np.zeros((32, count), np.uint32)
-    loads = f"ldmatrix.sync.aligned.m8n8.x{count}{'.trans' if trans else ''}.shared.b16"
-    stores = "\n".join(f"st.global.b32 [%p2+{4 * n}], %r{n};" for n in range(count))
-    body = f"""mad.wide.u32 %p0, %i, 32, %p0; mad.wide.u32 %p1, %i, 4, %p1;
-        mad.wide.u32 %p2, %i, {4 * count}, %p2;
-        mov.u32 %r20, tile; shl.b32 %r21, %i, 5; add.u32 %r21, %r20, %r21;
-        ld.global.v4.u32 {registers(4, 8)}, [%p0]; st.shared.v4.u32 [%r21], {registers(4, 8)};
-        ld.global.v4.u32 {registers(4, 8)}, [%p0+16];
-        st.shared.v4.u32 [%r21+16], {registers(4, 8)};
-        ld.global.u32 %r22, [%p1]; mad.lo.u32 %r22, %r22, 16, %r20;
-        bar.sync 0;
-        {loads} {registers(count)}, [%r22];
-        {stores}"""
-    launch(module(body, 3, SHARED), [tile, order, out], 32)
-    for number in range(count):
-        matrix = tile[order[8 * number : 8 * number + 8]]
-        got = np.ascontiguousarray(out[:, number]).view(np.uint16).reshape(32, 2)
-        np.testing.assert_array_equal(got, fragment_of(matrix, trans))
+def test_who_is_here():
+    body = """mov.u32 {out}, 0; setp.ge.u32 %q0, %i, 20; @%q0 bra $skip;
+        activemask.b32 {out}; $skip:"""
+    got = apply(body, [np.zeros(40, np.uint32)], np.uint32)
+    assert got.tolist() == [(1 << 20) - 1] * 20 + [0] * 20
+    body = """setp.lt.u32 %q0, %i, 4; mov.u32 {out}, 99; @%q0 bra $skip;
+        elect.sync %r1|%q1, 0xFFFFFFF0; selp.u32 %r2, 64, 0, %q1; or.b32 {out}, %r1, %r2; $skip:"""
+    got = apply(body, [np.zeros(32, np.uint32)], np.uint32)
+    assert got.tolist() == [99] * 4 + [4 | 64] + [4] * 27
 
 
-@pytest.mark.parametrize("count", [1, 2, 4])
-@pytest.mark.parametrize("trans", [False, True])
-def test_stmatrix(count: int, trans: bool):
-    words = rng().integers(0, 2**32, (32, count), np.uint32)
-    order = rng().permutation(32).astype(np.uint32)
-    out = np.zeros((32, 8), np.uint16)
-    stores = f"stmatrix.sync.aligned.m8n8.x{count}{'.trans' if trans else ''}.shared.b16"
-    loads = "\n".join(f"ld.global.b32 %r{n}, [%p0+{4 * n}];" for n in range(count))
-    body = f"""mad.wide.u32 %p0, %i, {4 * count}, %p0; mad.wide.u32 %p1, %i, 4, %p1;
-        mad.wide.u32 %p2, %i, 16, %p2;
-        {loads}
-        mov.u32 %r20, tile; shl.b32 %r21, %i, 4; add.u32 %r21, %r20, %r21;
-        mov.u32 %r8, 0; st.shared.v4.u32 [%r21], {{%r8, %r8, %r8, %r8}};
-        ld.global.u32 %r22, [%p1]; mad.lo.u32 %r22, %r22, 16, %r20;
-        bar.sync 0;
-        {stores} [%r22], {registers(count)};
-        bar.sync 0;
-        ld.shared.v4.u32 {registers(4, 8)}, [%r21]; st.global.v4.u32 [%p2], {registers(4, 8)};"""
-    launch(module(body, 3, SHARED), [words, order, out], 32)
-    wanted = np.zeros((32, 8), np.uint16)
-    for number in range(count):
-        matrix = np.zeros((8, 8), np.uint16)
-        for lane in LANES:
-            for j in (0, 1):
-                row, column = lane // 4, 2 * (lane % 4) + j
-                value = int(words[lane, number]) >> 16 * j & 0xFFFF
-                matrix[(column, row) if trans else (row, column)] = value
-        wanted[order[8 * number : 8 * number + 8]] = matrix
-    np.testing.assert_array_equal(out, wanted)
+@pytest.mark.parametrize("bits", [32, 64])
+def test_matches(bits: int):
+    value = np.array([n % 5 << (bits - 3) for n in LANES], f"u{bits // 8}")
+    got = apply(f"match.any.sync.b{bits} {{out}}, {{0}}, -1;", [value], np.uint32)
+    assert got.tolist() == [sum(1 << j for j in LANES if j % 5 == n % 5) for n in LANES]
+    body = f"""match.all.sync.b{bits} %r1|%q1, {{0}}, -1; selp.u32 %r2, 1, 0, %q1;
+        xor.b32 {{out}}, %r1, %r2;"""
+    assert apply(body, [value], np.uint32).tolist() == [0] * 32
+    assert apply(body, [value * 0], np.uint32).tolist() == [2**32 - 2] * 32
 
 
-# ---- mma ----------------------------------------------------------------------------------------
+REDUCTIONS: dict[str, Callable[[list[int]], int]] = {
+    "add": sum,
+    "min": min,
+    "max": max,
+    "and": lambda v: functools.reduce(operator.and_, v),
+    "or": lambda v: functools.reduce(operator.or_, v),
+    "xor": lambda v: functools.reduce(operator.xor, v),
+}
 
 
-def place_a(k: int, bits: int, lane: int, i: int) -> tuple[int, int]:
-    """Row and column of element a_i: "Matrix Fragments for mma.m16n8k8/k16/k32"."""
-    group, member = lane >> 2, lane % 4
-    if (k, bits) == (8, 16):
-        return group if i < 2 else group + 8, member * 2 + (i & 1)
-    if (k, bits) == (16, 16):
-        row = group if 0 <= i < 2 or 4 <= i < 6 else group + 8
-        return row, member * 2 + (i & 1) + (8 if i >= 4 else 0)
-    if (k, bits) == (16, 8):
-        return group if i < 4 else group + 8, member * 4 + (i & 3)
-    row = group if 0 <= i < 4 or 8 <= i < 12 else group + 8
-    return row, member * 4 + (i & 3) + (16 if i >= 8 else 0)
+@pytest.mark.parametrize("name", REDUCTIONS)
+@pytest.mark.parametrize("kind", ["u32", "s32"])
+def test_reductions(name: str, kind: str):
+    value = rng().integers(0, 2**32, 32, np.uint32)
+    typed = value.view(np.int32) if kind == "s32" else value
+    suffix = kind if name in ("add", "min", "max") else "b32"
+    first, rest = REDUCTIONS[name](typed[:5].tolist()), REDUCTIONS[name](typed[5:].tolist())
+    body = f"""setp.lt.u32 %q0, %i, 5;
+        @%q0 redux.sync.{name}.{suffix} {{out}}, {{0}}, 0x1F;
+        @!%q0 redux.sync.{name}.{suffix} {{out}}, {{0}}, 0xFFFFFFE0;"""
+    mask = 2**32 - 1
+    assert apply(body, [value], np.uint32).tolist() == [first & mask] * 5 + [rest & mask] * 27
 
 
-def place_b(k: int, bits: int, lane: int, i: int) -> tuple[int, int]:
-    """Row and column of element b_i."""
-    group, member = lane >> 2, lane % 4
-    if (k, bits) == (8, 16):
-        return member * 2 + i, group
-    if (k, bits) == (16, 16):
-        return member * 2 + (i & 1) + (8 if i >= 2 else 0), group
-    if (k, bits) == (16, 8):
-        return member * 4 + i, group
-    return member * 4 + (i & 3) + (16 if i >= 4 else 0), group
-
-
-def place_c(lane: int, i: int) -> tuple[int, int]:
-    """Row and column of element c_i or d_i."""
-    return (lane >> 2) + (0 if i < 2 else 8), (lane % 4) * 2 + (i & 1)
-
-
-def gathered(matrix: Array, place: Callable[[int, int], tuple[int, int]]) -> Array:
-    """(32, words): what each lane holds of a matrix."""
-    count = matrix.size // 32
-    elements = np.array([[matrix[place(n, i)] for i in range(count)] for n in LANES], matrix.dtype)
-    return elements.view(np.uint32)
-
-
-def multiplied(name: str, k: int, a: Array, b: Array, c: Array) -> Array:
-    """Matrix d of one mma.sync."""
-    bits = 8 * a.dtype.itemsize
-    parts = [
-        gathered(a, lambda n, i: place_a(k, bits, n, i)),
-        gathered(b, lambda n, i: place_b(k, bits, n, i)),
-        gathered(c, place_c),
-    ]
-    out = np.zeros_like(parts[2])
-    lines: list[str] = []
-    names: list[str] = []
-    for number, part in enumerate([*parts, out]):
-        words = part.shape[1]
-        lines.append(f"mad.wide.u32 %p{number}, %i, {4 * words}, %p{number};")
-        names.append(registers(words, 8 * number))
-        if number < 3:
-            for n in range(words):
-                lines.append(f"ld.global.u32 %r{8 * number + n}, [%p{number}+{4 * n}];")
-    lines.append(f"mma.sync.aligned.{name} {names[3]}, {names[0]}, {names[1]}, {names[2]};")
-    lines += [f"st.global.u32 [%p3+{4 * n}], %r{24 + n};" for n in range(out.shape[1])]
-    launch(module("\n".join(lines), 4), [*parts, out], 32)
-    elements = out.view(c.dtype)
-    result = np.zeros((16, 8), c.dtype)
-    for lane in LANES:
-        for i in range(4):
-            result[place_c(lane, i)] = elements[lane, i]
-    return result
-
-
-FLOAT_TYPES: dict[str, Any] = {
-    "f16": np.float16, "bf16": ml_dtypes.bfloat16,
-    "e4m3": ml_dtypes.float8_e4m3fn, "e5m2": ml_dtypes.float8_e5m2,
-}  # fmt: skip
-FLOAT_CASES = [
-    ("f16", "f16", 16, "f32"), ("f16", "f16", 16, "f16"), ("bf16", "bf16", 16, "f32"),
-    ("f16", "f16", 8, "f32"), ("bf16", "bf16", 8, "f32"), ("e4m3", "e4m3", 32, "f32"),
-    ("e5m2", "e5m2", 32, "f32"), ("e4m3", "e5m2", 32, "f32"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("left", "right", "k", "total"), FLOAT_CASES)
-def test_mma_of_floats(left: str, right: str, k: int, total: str):
-    # Small integers and halves: every sum is exact, so that no order of it matters.
-    a = (rng().integers(-6, 7, (16, k)) / 2).astype(FLOAT_TYPES[left])
-    b = rng().integers(-4, 5, (k, 8)).astype(FLOAT_TYPES[right])
-    c = rng().integers(-9, 10, (16, 8)).astype(total.replace("f", "float"))
-    name = f"m16n8k{k}.row.col.{total}.{left}.{right}.{total}"
-    wanted = a.astype(np.float64) @ b.astype(np.float64) + c
-    np.testing.assert_array_equal(multiplied(name, k, a, b, c), wanted)
-
-
-@pytest.mark.parametrize("k", [16, 32])
-@pytest.mark.parametrize(("left", "right"), [("s8", "s8"), ("u8", "u8"), ("s8", "u8")])
-def test_mma_of_integers(k: int, left: str, right: str):
-    types = {"s8": np.int8, "u8": np.uint8}
-    a, b = (
-        rng().integers(np.iinfo(types[t]).min, np.iinfo(types[t]).max, shape, types[t], True)
-        for t, shape in ((left, (16, k)), (right, (k, 8)))
-    )
-    c = rng().integers(-(2**31), 2**31, (16, 8), np.int32)
-    exact = a.astype(np.int64) @ b.astype(np.int64) + c
-    name = f"m16n8k{k}.row.col.s32.{left}.{right}.s32"
-    got = multiplied(name, k, a, b, c)
-    np.testing.assert_array_equal(got, exact.astype(np.int32))  # wraps
-    saturated = multiplied(name.replace(".s32", ".satfinite.s32", 1), k, a, b, c)
-    np.testing.assert_array_equal(saturated, np.clip(exact, -(2**31), 2**31 - 1))
-
-
-def test_an_unknown_mma_names_itself():
-    body = "mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%d1}, {%d2}, {%d3}, {%d4};"
-    with pytest.raises(TilusError, match="mma is not emulated"):
-        launch(module(body, 1), [np.zeros(32, np.uint32)], 32)
+def test_reductions_of_floats():
+    value = rng().normal(size=32).astype(np.float32)
+    value[7] = np.nan
+    got = apply("redux.sync.max.abs.f32 {out}, {0}, -1;", [value], np.float32)
+    assert (got == np.nanmax(np.abs(value))).all()
+    assert np.isnan(apply("redux.sync.min.NaN.f32 {out}, {0}, -1;", [value], np.float32)).all()

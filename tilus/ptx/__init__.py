@@ -4,14 +4,8 @@ An independent reading of NVIDIA's PTX manual: nothing here is shared with the c
 wrong fragment, a missing barrier or an address beyond a tensor shows.
 """
 
-from __future__ import annotations
-
-import importlib
-
-FAMILIES = ("arith", "transfer", "warp")
-
-
-def load_opcodes() -> None:
-    """Fill the table of opcodes: each family of them is a module."""
-    for family in FAMILIES:
-        importlib.import_module(f"tilus.ptx.{family}")
+# Modules of opcodes, each of which fills its part of the table.
+FAMILIES = (
+    "arith", "integers", "bits", "compare", "convert", "transfer", "atomics", "control", "mbarrier",
+    "calls", "warp", "matrix",
+)  # fmt: skip

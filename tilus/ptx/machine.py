@@ -1,25 +1,30 @@
 """The emulated GPU: threads as lanes of NumPy vectors, warps that part and meet again, barriers.
 
 All threads of a wave of blocks are lanes 0..N-1; block b has lanes [b T, (b + 1) T). A register is
-one array over all lanes. A *group* is the lanes at one instruction; the group furthest behind runs
-first, and groups that reach the same instruction go on together. A lane at a barrier is set aside
-until its block is complete. Source: PTX ISA, "PTX Machine Model".
+one array over all lanes. The lanes that execute an instruction are `Machine.lanes`; who they are is
+decided by groups.py. Source: PTX ISA, "PTX Machine Model".
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from tilus.errors import TilusError, locate
+from tilus.ptx.blocks import Action, Block
+from tilus.ptx.counters import Counters
+from tilus.ptx.groups import WARP, Groups
 from tilus.ptx.memory import GlobalMemory, SharedMemory
 from tilus.ptx.parse import Immediate, Instruction, Kernel, Operand, Register, Special, Symbol
 
 Array = np.ndarray[Any, Any]
-WARP = 32
-PATIENCE = 10_000  # polls in a row, by whomever, with no store between: nobody will ever store
+NO_LANES = np.zeros(0, np.int64)
+SMS = 132  # multiprocessors of the emulated GPU (H100 SXM)
+CLOCKS = 32  # ticks of %clock for each basic block
 
 # Source: PTX ISA, "Fundamental Types".
 TYPES: dict[str, Any] = {
@@ -30,7 +35,12 @@ TYPES: dict[str, Any] = {
 }  # fmt: skip
 STORED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
-Action = Callable[["Machine", Instruction], None]
+# What an undefined register may not reach: addresses, memory, branches, what threads exchange.
+SINKS = (
+    "ld", "ldu", "st", "atom", "red", "cp", "setp", "bar", "barrier", "shfl", "vote", "match",
+    "redux", "mma", "ldmatrix", "stmatrix", "movmatrix", "mbarrier", "call",
+)  # fmt: skip
+
 OPCODES: dict[str, Action] = {}
 
 
@@ -45,8 +55,29 @@ def opcode(*names: str) -> Callable[[Action], Action]:
     return add
 
 
-class Halt(Exception):
-    """Raised by an instruction that decides itself where its lanes go."""
+@dataclass(frozen=True)
+class Wave:
+    """Blocks `first` .. `first + count - 1` of a grid, which run at the same time."""
+
+    grid: tuple[int, int, int]
+    threads: int
+    first: int
+    count: int
+
+
+class Registers(dict[str, Array]):
+    """The registers of all lanes; each comes to be when first used, as many never are."""
+
+    def __init__(self, kinds: Mapping[str, str], count: int):
+        super().__init__()
+        self.kinds, self.count = kinds, count
+        self.undefined: dict[str, Array] = {}  # register -> lanes, as long as there are any
+
+    def __missing__(self, name: str) -> Array:
+        kind = self.kinds[name]
+        self[name] = np.zeros(self.count, np.bool_ if kind == "pred" else _stored(kind))
+        self.undefined[name] = np.ones(self.count, bool)
+        return self[name]
 
 
 class Machine:
@@ -55,225 +86,248 @@ class Machine:
     def __init__(
         self,
         kernel: Kernel,
+        code: Mapping[int, Block],
+        meetings: Set[int],
         params: dict[str, tuple[str, int | float]],
         memory: GlobalMemory,
-        grid: tuple[int, int, int],
-        threads: int,
+        symbols: Mapping[str, int],
+        wave: Wave,
         shared_bytes: int,
+        counters: Counters | None = None,
     ):
-        self.kernel = kernel
+        self.kernel, self.code, self.params, self.symbols = kernel, code, params, symbols
         self.memory = memory
-        self.threads = threads
-        blocks = grid[0] * grid[1] * grid[2]
-        self.count = blocks * threads
-        self.shared = SharedMemory(blocks, threads, kernel.shared, shared_bytes)
-        self.registers = {
-            name: np.zeros(self.count, np.bool_ if kind == "pred" else _stored(kind))
-            for name, kind in kernel.registers.items()
-        }
-        self.params = params
-        self.lanes = np.arange(self.count)
-        self.alive = np.ones(self.count, bool)
-        self.specials = self._special_registers(grid)
-        self.ready: dict[int, Array] = {0: self.lanes}
-        self.barriers: dict[int, list[tuple[int, Array]]] = {}
-        self.expected: dict[int, int] = {}  # threads named by a barrier, where not the whole block
+        self.threads = wave.threads
+        self.count = wave.count * wave.threads
+        self.shared = SharedMemory(wave.count, wave.threads, kernel.shared, shared_bytes)
+        self.groups = Groups(kernel, meetings, self.count, wave.threads, self.shared)
+        self.counters = counters
+        self.registers = Registers(kernel.registers, self.count)
+        self.undefined = self.registers.undefined
+        self.tainted: tuple[int, Array] | None = None  # instruction, and lanes of what it read
+        self.local, self._local_addresses = self._local_memory()
         self.pc = 0
-        self.looked = np.zeros(self.count, bool)  # lanes that looked at what others may change
-        self.polite = np.zeros(self.count, bool)  # ... and went back to look again: others first
-        self.polls = 0  # since the last store
-        self.turn = 0
-        self.chosen: dict[int, int] = {}  # when a group was last chosen, by its instruction
+        self.ticks = 0
+        self.focus(np.arange(self.count))
+        self.specials = self._special_registers(wave, shared_bytes)
+        self._watch()
 
-    def _special_registers(self, grid: tuple[int, int, int]) -> dict[str, Array]:
-        thread, block = self.lanes % self.threads, self.lanes // self.threads
-        x, y, _ = grid
-        values = {
+    def _local_memory(self) -> tuple[Array, dict[str, int]]:
+        addresses: dict[str, int] = {}
+        size = 0
+        for variable in self.kernel.local:
+            size = -(-size // variable.alignment) * variable.alignment
+            addresses[variable.name] = size
+            size += variable.size
+        return np.zeros((self.count, size), np.uint8), addresses
+
+    def _watch(self) -> None:
+        """Have every access to memory counted."""
+        if self.counters is None:
+            self.memory.watch = self.shared.watch = None
+            return
+        counters = self.counters
+        self.memory.watch = lambda lanes, offset, size: counters.global_access(
+            self.pc, self.lanes if lanes is None else lanes, offset, size
+        )
+        self.shared.watch = lambda lanes, offset, size: counters.shared_access(
+            self.pc, self.lanes if lanes is None else lanes, offset, size
+        )
+
+    def _special_registers(self, wave: Wave, shared_bytes: int) -> dict[str, Array]:
+        """Source: PTX ISA, "Special Registers"."""
+        thread = self.lanes % wave.threads
+        block = self.lanes // wave.threads + wave.first
+        x, y, z = wave.grid
+        lane = np.arange(self.count, dtype=np.uint64) % self.threads % WARP
+        bit = np.uint64(1) << lane
+        values: dict[str, Any] = {
             "%tid.x": thread, "%ctaid.x": block % x, "%ctaid.y": block // x % y,
-            "%ctaid.z": block // (x * y), "%laneid": thread % WARP, "%warpid": thread // WARP,
+            "%ctaid.z": block // (x * y), "%laneid": lane, "%warpid": thread // WARP,
+            "%smid": block % SMS, "%lanemask_eq": bit, "%lanemask_lt": bit - np.uint64(1),
+            "%lanemask_le": 2 * bit - 1, "%lanemask_gt": ~(2 * bit - 1), "%lanemask_ge": ~(bit - 1),
+            "%ntid.x": wave.threads, "%ntid.y": 1, "%ntid.z": 1, "%tid.y": 0, "%tid.z": 0,
+            "%nctaid.x": x, "%nctaid.y": y, "%nctaid.z": z, "%nsmid": SMS, "%gridid": 0,
+            "%nwarpid": 64, "%dynamic_smem_size": shared_bytes,
+            "%total_smem_size": self.shared.used,
         }  # fmt: skip
-        arrays = {name: value.astype(np.uint32) for name, value in values.items()}
-        constants = {"%ntid.x": self.threads, "%ntid.y": 1, "%ntid.z": 1, "%tid.y": 0, "%tid.z": 0}
-        constants |= {f"%nctaid.{a}": n for a, n in zip("xyz", grid, strict=True)}
-        return arrays | {n: np.full(self.count, v, np.uint32) for n, v in constants.items()}
+        lanes = np.zeros(self.count, np.uint64)
+        return {
+            n: (v + lanes.astype(np.asarray(v).dtype)).astype(np.uint32) for n, v in values.items()
+        }
 
     # ---- operands of the active lanes ----
+
+    def focus(self, lanes: Array) -> None:
+        """Let `lanes`, in ascending order, be the active ones."""
+        self.lanes = lanes
+        self._table: tuple[Array, Array] | None = None
+        count = len(lanes)
+        # A slice of neighbours gives views of registers, without a copy.
+        whole = count and int(lanes[-1]) - int(lanes[0]) == count - 1
+        self._index: Any = slice(int(lanes[0]), int(lanes[-1]) + 1) if whole else lanes
 
     def read(self, operand: Operand, kind: str) -> Array:
         """The value as an array of `kind` ("s32", "f16", ...) over the active lanes."""
         wanted = np.dtype(TYPES[kind])
         if isinstance(operand, Register):
-            return _viewed(self.registers[operand.name][self.lanes], wanted)
+            return _viewed(self._register(operand.name), wanted)
         if isinstance(operand, Immediate):
             return _literal(operand, wanted)
         if isinstance(operand, Special):
-            if operand.name not in self.specials:
-                raise TilusError("this special register is not emulated", found=operand.name)
-            return _viewed(self.specials[operand.name][self.lanes], wanted)
+            return self._special(operand.name, wanted)
         if isinstance(operand, Symbol):
-            return np.asarray(self.shared.address(operand.name), wanted)
+            return np.asarray(self.symbol_address(operand.name), wanted)
         raise TilusError("this operand is not understood", found=str(operand))
+
+    def _register(self, name: str) -> Array:
+        """The bits of a register, which may not be written after this as long as they are used."""
+        bits = self.registers[name]
+        if name in self.undefined:
+            self._taint(name)
+        return bits[self._index]
+
+    def _taint(self, name: str) -> None:
+        """A register is read that some lanes never wrote: what is made of it is undefined too."""
+        missing = self.undefined[name][self._index]
+        if not missing.any():
+            return
+        instruction = self.kernel.instructions[self.pc]
+        if instruction.opcode in SINKS or instruction.predicate == name:
+            lane = int(self.lanes[missing][0])
+            raise TilusError(
+                "an undefined value is used: its register was never written",
+                found=f"{name} of thread {lane % self.threads} in {instruction.text}",
+                hint="a variable is read before it is set, or only some threads set it",
+            )
+        if self.tainted is not None and self.tainted[0] == self.pc:
+            missing = missing | self.tainted[1]
+        self.tainted = self.pc, missing
+
+    def _special(self, name: str, wanted: np.dtype[Any]) -> Array:
+        if name in ("%clock", "%clock_hi", "%clock64", "%globaltimer", "%globaltimer_lo"):
+            return np.asarray(self.ticks * CLOCKS >> (32 if name == "%clock_hi" else 0)).astype(
+                wanted
+            )
+        if name not in self.specials:
+            raise TilusError("this special register is not emulated", found=name)
+        return _viewed(self.specials[name][self._index], wanted)
+
+    def symbol_address(self, name: str) -> int:
+        """The address of a variable: of global memory, or an offset in shared memory."""
+        if name in self.symbols:
+            return self.symbols[name]
+        return self.shared.address(name)
+
+    def local_address(self, name: str) -> int:
+        """The byte offset of an array of local memory."""
+        if name not in self._local_addresses:
+            raise TilusError("this local array is not known", found=name)
+        return self._local_addresses[name]
 
     def write(self, operand: Operand, value: Any) -> None:
         """Set a register of the active lanes to `value` (its bits, where it is narrower)."""
         if isinstance(operand, Symbol) and operand.name == "_":
             return
         assert isinstance(operand, Register), operand
-        target = self.registers[operand.name]
+        name = operand.name
+        target = self.registers[name]
         bits = np.asarray(value)
         if bits.dtype != target.dtype:
             bits = _bits(bits).astype(target.dtype)
-        target[self.lanes] = bits
+        target[self._index] = bits
+        if name in self.undefined or self.tainted is not None:
+            self._define(name)
+
+    def _define(self, name: str) -> None:
+        """The active lanes have written a register, of what may be undefined itself."""
+        tainted = self.tainted[1] if self.tainted and self.tainted[0] == self.pc else None
+        if tainted is None and len(self.lanes) == self.count:
+            self.undefined.pop(name, None)
+            return
+        mask = self.undefined.setdefault(name, np.zeros(self.count, bool))
+        mask[self._index] = False if tainted is None else tainted
+        if not mask.any():
+            del self.undefined[name]
 
     # ---- execution ----
 
     def run(self) -> None:
         """Run to the end. Raises `TilusError` at the Python line of what must not happen."""
-        instructions = self.kernel.instructions
-        while self.ready or self.barriers:
-            if not self.ready:
-                raise self._deadlock()
-            self.pc = self._choose()
-            self.lanes = self.ready.pop(self.pc)
-            if self.pc >= len(instructions):
-                self._exit(self.lanes)
+        for pc, lanes in self.groups:
+            block = self.code.get(pc)
+            if block is None:  # past the last instruction
+                self.groups.exit(lanes)
                 continue
-            self._step(instructions[self.pc])
+            self.focus(lanes)
+            self.ticks += 1
+            self.tainted = None
+            if self.counters is not None:
+                warps = len(np.unique(lanes // WARP))
+                self.counters.block(self.kernel, block.start, block.end, warps)
+            self._execute(block)
 
-    def _choose(self) -> int:
-        """The group furthest behind; those that poll memory take turns once no other can run."""
-        if len(self.ready) == 1:
-            return next(iter(self.ready))
-        self.turn += 1
-        pc = min(self.ready, key=self._order)
-        self.chosen[pc] = self.turn
-        self.polite[self.ready[pc]] = False
-        return pc
-
-    def _order(self, pc: int) -> tuple[bool, int, int]:
-        polls = bool(self.polite[self.ready[pc]].all())
-        return polls, self.chosen.get(pc, 0) if polls else 0, pc
-
-    def _step(self, instruction: Instruction) -> None:
-        skipped = self._guard(instruction)
+    def _execute(self, block: Block) -> None:
         try:
-            if len(self.lanes):
-                with locate(instruction.location):
-                    self._action(instruction)(self, instruction)
-        except Halt:
-            pass
-        else:
-            self.arrive(self.pc + 1, self.lanes)
-        self.arrive(self.pc + 1, skipped)
+            block.run(self)
+        except TilusError:
+            with locate(self.kernel.instructions[self.pc].location):
+                raise
 
-    def _guard(self, instruction: Instruction) -> Array:
-        """Leave only the lanes whose predicate holds; returns the others."""
-        if instruction.predicate is None:
-            return self.lanes[:0]
-        holds = self.registers[instruction.predicate][self.lanes] != instruction.negated
-        skipped, self.lanes = self.lanes[~holds], self.lanes[holds]
-        return skipped
+    def guarded(self, action: Action, instruction: Instruction) -> None:
+        """Execute for the lanes whose predicate holds."""
+        lanes, holds = self.lanes, self._holds(instruction)
+        if holds.all():
+            action(self, instruction)
+        elif holds.any():
+            self.focus(lanes[holds])
+            action(self, instruction)
+            self.focus(lanes)
 
-    def _action(self, instruction: Instruction) -> Action:
-        action = OPCODES.get(instruction.opcode)
-        if action is None:
-            raise TilusError(
-                f"the PTX instruction {instruction.name} is not emulated", found=instruction.text
-            )
-        return action
+    def branch(self, action: Action, instruction: Instruction) -> None:
+        """`guarded`, of an instruction after which its lanes may be elsewhere."""
+        lanes, holds = self.lanes, self._holds(instruction)
+        if holds.any():
+            self.focus(lanes[holds])
+            action(self, instruction)
+            left = [lanes[~holds], self.lanes]
+            self.focus(np.sort(np.concatenate(left)) if len(self.lanes) else left[0])
+
+    def _holds(self, instruction: Instruction) -> Array:
+        assert instruction.predicate is not None
+        return self._register(instruction.predicate) != instruction.negated
 
     def arrive(self, pc: int, lanes: Array) -> None:
         """Let `lanes` go on at `pc`."""
-        if len(lanes):
-            there = self.ready.get(pc)
-            self.ready[pc] = lanes if there is None else np.sort(np.concatenate([there, lanes]))
+        self.groups.arrive(pc, lanes)
 
     def jump(self, label: str) -> None:
         target = self.kernel.labels[label]
         if target <= self.pc:
-            # Only a loop polls: a lone atomic operation must not part its warp from the others.
-            self.polite[self.lanes] |= self.looked[self.lanes]
-            self.looked[self.lanes] = False
-        self.arrive(target, self.lanes)
-        raise Halt
+            self.groups.went_back(self.lanes)
+        self.groups.arrive(target, self.lanes)
+        self.focus(NO_LANES)
 
     def exit(self) -> None:
-        self._exit(self.lanes)
-        raise Halt
-
-    def _exit(self, lanes: Array) -> None:
-        self.alive[lanes] = False
-        for barrier in list(self.barriers):
-            self._release(barrier)
-
-    # ---- polling ----
-
-    def poll(self) -> None:
-        """The active lanes look at memory that others may change: let those run first.
-
-        Polling lanes run only when all do, so polls without a store between never end.
-        """
-        self.looked[self.lanes] = True
-        self.polls += 1
-        if self.polls > PATIENCE:
-            raise TilusError(
-                "deadlock: every thread waits for a value that nobody stores",
-                found=f"{len(self.lanes)} threads poll here, {self._waiting()} wait at a barrier",
-                hint="a lock is taken twice, or its owner waits for these threads",
-            )
-
-    def stored(self) -> None:
-        """Memory has changed, so that those who poll may go on."""
-        self.polls = 0
-
-    def _waiting(self) -> int:
-        return sum(len(lanes) for waiting in self.barriers.values() for _, lanes in waiting)
-
-    # ---- barriers ----
+        self.groups.exit(self.lanes)
+        self.focus(NO_LANES)
 
     def wait(self, barriers: Array, threads: int | None) -> None:
         """Set every active lane aside at its barrier until all of its block's threads are there."""
-        for barrier in np.unique(barriers).tolist():
-            there = self.lanes[barriers == barrier]
-            self.barriers.setdefault(barrier, []).append((self.pc, there))
-            if threads is not None:
-                self.expected[barrier] = threads
-            self._release(barrier)
-        raise Halt
+        self.groups.wait(self.pc, self.lanes, barriers, threads)
+        self.focus(NO_LANES)
 
-    def _release(self, barrier: int) -> None:
-        """Let the blocks go on of which every thread has arrived."""
-        waiting = self.barriers.pop(barrier)
-        arrived = np.zeros(self.count // self.threads, np.int64)
-        for _, lanes in waiting:
-            arrived += np.bincount(lanes // self.threads, minlength=len(arrived))
-        alive = self.alive.reshape(-1, self.threads).sum(1)
-        need = np.minimum(alive, self.expected.get(barrier, self.threads))
-        complete = (arrived >= need) & (arrived > 0)
-        left: list[tuple[int, Array]] = []
-        released: list[Array] = []
-        for pc, lanes in waiting:
-            free = complete[lanes // self.threads]
-            self.arrive(pc + 1, lanes[free])
-            released.append(lanes[free])
-            if not free.all():
-                left.append((pc, lanes[~free]))
-        if complete.any() and self.expected.get(barrier, self.threads) < self.threads:
-            self.shared.meet(barrier, np.concatenate(released))
-        elif complete.any():
-            self.shared.barrier(np.flatnonzero(complete))
-        if left:
-            self.barriers[barrier] = left
+    def poll(self) -> None:
+        """The active lanes look at memory that others may change."""
+        self.groups.poll(self.lanes)
 
-    def _deadlock(self) -> TilusError:
-        barrier, waiting = next(iter(self.barriers.items()))
-        pc, lanes = waiting[0]
-        return TilusError(
-            "deadlock: not every thread of a block reaches the barrier",
-            found=f"{len(lanes)} threads wait at barrier {barrier}",
-            expected="all threads of the block at the same barrier",
-            location=self.kernel.instructions[pc].location,
-        )
+    def stored(self) -> None:
+        """Memory has changed, so that those who poll may go on."""
+        self.groups.polls = 0
+
+    def printed(self, text: str, lane: int) -> None:
+        """What lane number `lane` of the wave prints."""
+        sys.stdout.write(text)
 
     # ---- warps ----
 
@@ -289,6 +343,64 @@ class Machine:
                 hint="the threads of a warp took different branches",
             )
         return table
+
+    def _places(self) -> tuple[Array, Array]:
+        """(row of each active lane in a table of the warps here, numbers of these warps)"""
+        if self._table is None:
+            # Warps begin anew with every block, whose last one may be short.
+            per_block = -(-self.threads // WARP)
+            thread = self.lanes % self.threads
+            numbers = self.lanes // self.threads * per_block + thread // WARP
+            warps, row = np.unique(numbers, return_inverse=True)
+            self._table = row, warps
+        return self._table
+
+    def by_warp(self, values: Array, fill: Any = 0) -> Array:
+        """(warps, 32): the values of the active lanes, and `fill` for those that are not here."""
+        row, warps = self._places()
+        values = np.broadcast_to(np.asarray(values), self.lanes.shape)
+        table = np.full((len(warps), WARP), fill, values.dtype)
+        table[row, self.lanes % self.threads % WARP] = values
+        return table
+
+    def from_warps(self, table: Array) -> Array:
+        """The values of the active lanes in a table (warps, 32)."""
+        row, _ = self._places()
+        return table[row, self.lanes % self.threads % WARP]
+
+    def participants(self, operand: Operand, what: str) -> Array:
+        """(warps, 32): the lanes that the membermask `operand` names.
+
+        Raises `TilusError` unless every lane that executes is named by its mask, lanes of a warp
+        have one mask, and whoever is named is here (or has ended). Source: PTX ISA, "shfl.sync".
+        """
+        mask = np.broadcast_to(self.read(operand, "b32"), self.lanes.shape).astype(np.int64)
+        masks = self.by_warp(mask, fill=-1)
+        here = masks >= 0
+        warp_mask = masks.max(1, keepdims=True)
+        named = (warp_mask >> np.arange(WARP) & 1).astype(bool)
+        if (here & (masks != warp_mask)).any() or (here & ~named).any():
+            raise self._illegal(what, int(warp_mask[0, 0]), "a lane that is not in it executes it")
+        if (named & ~here & self._living()).any():
+            raise self._illegal(what, int(warp_mask[0, 0]), "lanes that it names are not here")
+        return named & here
+
+    def _living(self) -> Array:
+        """(warps, 32): the lanes, here or elsewhere, that exist and have not ended."""
+        _, warps = self._places()
+        per_block = -(-self.threads // WARP)
+        thread = (warps % per_block * WARP)[:, None] + np.arange(WARP)
+        lane = (warps // per_block * self.threads)[:, None] + thread
+        exists = thread < self.threads
+        return exists & self.groups.alive[np.where(exists, lane, 0)]
+
+    def _illegal(self, what: str, mask: int, reason: str) -> TilusError:
+        return TilusError(
+            f"{what} has an illegal mask: {reason}",
+            found=f"the mask {mask:#010x}",
+            expected="a mask of exactly the lanes that execute the instruction together",
+            hint="the threads of a warp took different branches",
+        )
 
 
 def _stored(kind: str) -> Any:
@@ -320,20 +432,3 @@ def _literal(operand: Immediate, wanted: np.dtype[Any]) -> Array:
     value = np.asarray(operand.value, stored)
     exact = value.view(np.float32 if operand.kind == "f32" else np.float64)
     return exact.view(wanted) if wanted.itemsize == exact.itemsize else exact.astype(wanted)
-
-
-def execute(
-    kernel: Kernel,
-    params: Sequence[tuple[str, int | float]],
-    memory: GlobalMemory,
-    grid: tuple[int, int, int],
-    threads: int,
-    shared_bytes: int,
-) -> None:
-    """Run every block of `kernel`; `params` are (type, value) in order."""
-    from tilus.ptx import load_opcodes
-
-    load_opcodes()
-    named = {name: value for (name, _), value in zip(kernel.params, params, strict=True)}
-    if min(grid) > 0:
-        Machine(kernel, named, memory, grid, threads, shared_bytes).run()

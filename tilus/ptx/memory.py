@@ -7,7 +7,7 @@ there. Source: PTX ISA, "Memory Consistency Model", and "bar", "bar.warp.sync", 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from tilus.errors import TilusError
 from tilus.ptx.parse import Variable
 
 Array = np.ndarray[Any, Any]
+Watch = Callable[[Array | None, Array, int], None]  # lanes, offsets, size of each access
 BASE = 1 << 40  # the first address of global memory
 GUARD = 512  # bytes between tensors
 SHARED_WINDOW = 1 << 36  # generic addresses of shared memory begin here
@@ -43,11 +44,19 @@ class GlobalMemory:
         self.data = np.zeros(0, np.uint8)
         self.valid = np.zeros(0, bool)
         self.words = np.zeros(0, bool)  # valid, and up to the next multiple of 4 bytes
+        self.unwritten = np.zeros(0, bool)  # empty where everything holds data from the start
+        self._scratch: list[tuple[int, int]] = []
+        self.watch: Watch | None = None
 
-    def add(self, name: str, data: Array, misalignment: int = 0) -> int:
-        """Reserve room for `data` (uint8); returns its address, `misalignment` past 256 bytes."""
+    def add(self, name: str, data: Array, misalignment: int = 0, *, written: bool = True) -> int:
+        """Reserve room for `data` (uint8); returns its address, `misalignment` past 256 bytes.
+
+        What is not `written` may not be read before the kernel has stored there.
+        """
         offset = (self._size + 255) // 256 * 256 + misalignment
         self._parts.append((name, offset, data))
+        if not written:
+            self._scratch.append((offset, data.size))
         self._size = offset + data.size + GUARD
         return BASE + offset
 
@@ -60,17 +69,23 @@ class GlobalMemory:
             self.data[offset : offset + data.size] = data
             self.valid[offset : offset + data.size] = True
             self.words[offset : -(-(offset + data.size) // 4) * 4] = True
+        self.unwritten = np.zeros(self.data.size if self._scratch else 0, bool)
+        for offset, size in self._scratch:
+            self.unwritten[offset : offset + size] = True
 
     def store(self) -> None:
         """Copy the tensors back to where they came from."""
         for _, offset, data in self._parts:
             data[:] = self.data[offset : offset + data.size]
 
-    def locate(self, address: Array, size: int, *, atomic: bool = False) -> Array:
-        """Offsets into `data` of accesses of `size` bytes, checked.
+    def locate(
+        self, address: Array, size: int, *, atomic: bool = False, lanes: Array | None = None
+    ) -> Array:
+        """Offsets into `data` of accesses of `size` bytes, checked; begins every access.
 
-        Device memory is allocated in multiples of 256 bytes, so an atomic update of the word that
-        holds a tensor's last bytes is legal: it leaves the bytes behind them as they are.
+        `lanes` are those that access, where they are not all the active ones. Device memory is
+        allocated in multiples of 256 bytes, so an atomic update of the word that holds a tensor's
+        last bytes is legal: it leaves the bytes behind them as they are.
         """
         offset = address.astype(np.int64) - BASE
         misaligned = offset % size != 0
@@ -90,7 +105,28 @@ class GlobalMemory:
                 found=f"{size} bytes at {self._describe(int(offset[~inside][0]))}",
                 expected="an address inside of a tensor",
             )
+        if self.watch is not None:
+            self.watch(lanes, offset, size)
         return offset
+
+    def read(self, start: Array, size: int) -> Array:
+        """(lanes, size) bytes at located offsets."""
+        offsets = start[:, None] + np.arange(size)
+        if self.unwritten.size and self.unwritten[offsets].any():
+            where = int(offsets[self.unwritten[offsets]][0])
+            raise TilusError(
+                "global memory is read that was never written",
+                found=self._describe(where),
+                hint="store to it first, or ask for a workspace with requires_clean=True",
+            )
+        return self.data[offsets]
+
+    def write(self, start: Array, values: Array) -> None:
+        """Store (lanes, size) bytes at located offsets."""
+        offsets = start[:, None] + np.arange(values.shape[1])
+        self.data[offsets] = values
+        if self.unwritten.size:
+            self.unwritten[offsets] = False
 
     def _describe(self, offset: int) -> str:
         for name, start, data in self._parts:
@@ -133,6 +169,7 @@ class SharedMemory:
         self._thread = np.arange(blocks * threads) % threads
         self._floor = np.zeros(blocks * threads, np.int64)  # uses below it were before a barrier
         self._meetings: dict[int, Array] = {}  # barrier -> last meeting there, of every lane
+        self.watch: Watch | None = None
         self._lanes = self._thread[:0]  # whose access is under way: each begins at `locate`
 
     def address(self, name: str) -> int:
@@ -154,6 +191,8 @@ class SharedMemory:
                 expected=f"within {self.used} bytes",
             )
         self._lanes = lanes
+        if self.watch is not None:
+            self.watch(lanes, offset, size)
         if size < self._cell:
             self._writers = np.repeat(self._writers, self._cell // size)
             self._readers = np.repeat(self._readers, self._cell // size)

@@ -1,30 +1,84 @@
-"""Data movement, control flow and order. Source: PTX ISA, chapter "Instructions"."""
+"""Data movement: registers, addresses and the state spaces, and asynchronous copies.
+
+A generic address tells its space by its window: [2^36, 2^37) is shared, [2^37, 2^38) local and
+[2^38, 2^39) parameter memory; tensors and constants lie above, at 2^40. Source: PTX ISA, "State
+Spaces", "Generic Addressing" and "Data Movement and Conversion Instructions".
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from tilus.errors import TilusError
-from tilus.ptx.machine import STORED, TYPES, WARP, Machine, opcode
-from tilus.ptx.memory import SHARED_WINDOW, WARP_SYNC
-from tilus.ptx.parse import Address, Immediate, Instruction, Operand, Register, Symbol, Vector
+from tilus.ptx.arith import predicate
+from tilus.ptx.convert import extended
+from tilus.ptx.machine import STORED, TYPES, Machine, opcode
+from tilus.ptx.memory import SHARED_WINDOW
+from tilus.ptx.parse import (
+    Address,
+    Immediate,
+    Instruction,
+    Negated,
+    Operand,
+    Register,
+    Symbol,
+    Vector,
+)
 
 Array = np.ndarray[Any, Any]
-SPACES = ("global", "shared", "param", "local", "const")
+LOCAL_WINDOW, PARAM_WINDOW = 1 << 37, 1 << 38
+WINDOWS = {"shared": SHARED_WINDOW, "local": LOCAL_WINDOW, "param": PARAM_WINDOW}
+PARAM_ALIGNMENT = 16
+
+
+def space_of(op: Instruction) -> str:
+    """The state space that an instruction names, or "generic"."""
+    for modifier in op.modifiers:
+        space = modifier.partition("_")[0]  # shared::cta is read as shared_cta
+        if space in ("global", "shared", "param", "local", "const"):
+            if modifier == "shared_cluster":
+                raise op.refusal("memory of a cluster")
+            return space
+    return "generic"
+
+
+def type_of(op: Instruction) -> str:
+    """The type an instruction moves: its last modifier."""
+    kind = op.modifiers[-1]
+    if kind not in TYPES:
+        raise op.refusal(f"the type {kind}")
+    return kind
+
+
+# ---- registers and addresses --------------------------------------------------------------------
 
 
 @opcode("mov")
 def _mov(m: Machine, op: Instruction) -> None:
     target, source = op.operands
-    kind = op.modifiers[-1]
+    kind = type_of(op)
     if isinstance(source, Vector):
         m.write(target, _packed(m, source, kind))
     elif isinstance(target, Vector):
         _unpack(m, target, m.read(source, kind), kind)
+    elif isinstance(source, Symbol):
+        m.write(target, np.full(m.lanes.shape, symbol_address(m, source.name), TYPES[kind]))
+    elif kind == "pred":
+        m.write(target, predicate(m, source))
     else:
         m.write(target, m.read(source, kind))
+
+
+def symbol_address(m: Machine, name: str) -> int:
+    """The address of a variable in its own space."""
+    if any(variable.name == name for variable in m.kernel.local):
+        return m.local_address(name)
+    if name in m.params:
+        return param_offsets(m)[name]
+    return m.symbol_address(name)
 
 
 def _packed(m: Machine, source: Vector, kind: str) -> Array:
@@ -43,160 +97,214 @@ def _unpack(m: Machine, target: Vector, value: Array, kind: str) -> None:
 
 @opcode("cvta")
 def _cvta(m: Machine, op: Instruction) -> None:
-    address = np.broadcast_to(m.read(op.operands[1], "u64"), m.lanes.shape).astype(np.uint64)
-    if op.has("shared"):
-        offset = np.uint64(SHARED_WINDOW)
-        address = address - offset if op.has("to") else address + offset
-    m.write(op.operands[0], address)
+    """From an address in a space to the generic one, or back with .to."""
+    address = _value(m, op.operands[1])
+    window = WINDOWS.get(space_of(op), 0)
+    m.write(
+        op.operands[0], (address - window if op.has("to") else address + window).view(np.uint64)
+    )
 
 
-# ---- loads and stores ---------------------------------------------------------------------------
+@opcode("isspacep")
+def _isspacep(m: Machine, op: Instruction) -> None:
+    spaces = _spaces(_value(m, op.operands[1]))
+    wanted = space_of(op)
+    m.write(op.operands[0], spaces == ("global" if wanted == "const" else wanted))
+
+
+def _value(m: Machine, base: Operand) -> Array:
+    """What an address begins with, as one int64 for each active lane."""
+    if isinstance(base, Register):
+        wide = m.registers[base.name].dtype.itemsize == 8
+        return m.read(base, "u64" if wide else "u32").astype(np.int64)
+    if isinstance(base, Symbol):
+        return np.full(m.lanes.shape, symbol_address(m, base.name), np.int64)
+    assert isinstance(base, Immediate)
+    return np.full(m.lanes.shape, base.value, np.int64)
 
 
 def address_of(m: Machine, operand: Operand, space: str) -> Array:
     """The byte address of every active lane, in `space`."""
     assert isinstance(operand, Address)
-    base = operand.base
-    if isinstance(base, Register):
-        wide = m.registers[base.name].dtype.itemsize == 8
-        value = m.read(base, "u64" if wide else "u32").astype(np.int64)
-    elif isinstance(base, Symbol):
-        value = np.full(m.lanes.shape, m.shared.address(base.name), np.int64)
-    else:
-        assert isinstance(base, Immediate)
-        value = np.full(m.lanes.shape, base.value, np.int64)
-    value = value + operand.offset
+    value = _value(m, operand.base) + operand.offset
     if space == "shared" and (value >= SHARED_WINDOW).all():
         value = value - SHARED_WINDOW
     return value
 
 
-def _space(op: Instruction) -> str:
-    return next((s for s in SPACES if op.has(s)), "generic")
+def _spaces(address: Array) -> Array:
+    """The name of the space of each generic address."""
+    spaces = np.full(address.shape, "global")
+    for space, window in WINDOWS.items():
+        spaces[(address >= window) & (address < 2 * window)] = space
+    return spaces
 
 
-def _targets(operand: Operand) -> tuple[Operand, ...]:
+def places(m: Machine, operand: Operand, space: str) -> Iterator[tuple[str, Any, Array]]:
+    """Each space that is accessed: its name, an index of active lanes, their addresses there."""
+    address = address_of(m, operand, space)
+    if space != "generic":
+        yield ("global" if space == "const" else space), slice(None), address
+        return
+    spaces = _spaces(address)
+    for name in np.unique(spaces).tolist():
+        lanes = spaces == name
+        yield name, lanes, address[lanes] - WINDOWS.get(name, 0)
+
+
+# ---- parameters ---------------------------------------------------------------------------------
+
+
+def param_offsets(m: Machine) -> dict[str, int]:
+    """Where each parameter of the kernel lies in parameter memory."""
+    offsets: dict[str, int] = {}
+    size = 0
+    for name, _ in m.kernel.params:
+        offsets[name] = size
+        size += -(-m.kernel.param_bytes[name] // PARAM_ALIGNMENT) * PARAM_ALIGNMENT
+    return offsets
+
+
+def _param(m: Machine, name: str) -> bytes:
+    """The bytes of a parameter: a number of its type, or what a structure holds."""
+    declared, given = m.params[name]
+    value: object = given
+    size = m.kernel.param_bytes[name]
+    data = value if isinstance(value, bytes) else np.asarray(value, TYPES[declared]).tobytes()
+    if len(data) > size or (isinstance(value, bytes) and len(data) != size):
+        raise TilusError(
+            f"the value of the parameter {name} has another size",
+            found=f"{len(data)} bytes",
+            expected=f"{size} bytes",
+        )
+    return data.ljust(size, b"\0")
+
+
+def _load_params(m: Machine, address: Array, size: int) -> Array:
+    """(lanes, size) bytes of parameter memory."""
+    image = b"".join(
+        _param(m, name).ljust(-(-m.kernel.param_bytes[name] // PARAM_ALIGNMENT) * PARAM_ALIGNMENT)
+        for name, _ in m.kernel.params
+    )
+    _check_inside("a parameter access", address, size, len(image))
+    return np.frombuffer(image, np.uint8)[address[:, None] + np.arange(size)]
+
+
+def _check_inside(what: str, address: Array, size: int, end: int) -> None:
+    wrong = (address < 0) | (address + size > end)
+    if wrong.any():
+        raise TilusError(
+            f"{what} is out of bounds",
+            found=f"{size} bytes at {int(address[wrong][0])}",
+            expected=f"within {end} bytes",
+        )
+    if (address % size != 0).any():
+        raise TilusError(f"{what} is not aligned", found=f"{size} bytes at {int(address.max())}")
+
+
+# ---- loads and stores ---------------------------------------------------------------------------
+
+
+def _items(operand: Operand) -> tuple[Operand, ...]:
     return operand.items if isinstance(operand, Vector) else (operand,)
+
+
+def _of_call(operand: Operand) -> Register | None:
+    """The parameter of a call, which is a register here."""
+    assert isinstance(operand, Address)
+    return operand.base if isinstance(operand.base, Register) else None
+
+
+def _is_call_param(m: Machine, op: Instruction, operand: Operand) -> bool:
+    """Whether `operand` names a parameter of a call, rather than an address in a register."""
+    base = _of_call(operand)
+    return space_of(op) == "param" and base is not None and not base.name.startswith("%")
 
 
 @opcode("ld", "ldu")
 def _ld(m: Machine, op: Instruction) -> None:
-    space, kind = _space(op), op.modifiers[-1]
-    if space == "param":
-        _ld_param(m, op, kind)
+    kind = type_of(op)
+    items = _items(op.operands[0])
+    if _is_call_param(m, op, op.operands[1]):
+        _move_call_param(m, op, items[0], _of_call(op.operands[1]), op.operands[1])
         return
-    if op.has("acquire") or op.has("volatile"):
+    if op.has("acquire") or op.has("volatile") or op.has("relaxed"):
         m.poll()
-    items = _targets(op.operands[0])
     size = np.dtype(TYPES[kind]).itemsize
-    values = load_bytes(m, op.operands[1], space, size * len(items))
+    values = load_bytes(m, op.operands[1], space_of(op), size * len(items))
     parts = values.reshape(-1, len(items), size).copy().view(TYPES[kind]).reshape(-1, len(items))
     for item, part in zip(items, parts.T, strict=True):
-        m.write(item, _extended(m, item, np.ascontiguousarray(part)))
+        m.write(item, extended(m, item, np.ascontiguousarray(part)))
 
 
-def _extended(m: Machine, item: Operand, value: Array) -> Array:
-    """A narrow value as its register holds it: signed ones keep their sign."""
-    if not isinstance(item, Register):
-        return value
-    size = m.registers[item.name].dtype.itemsize
-    if value.dtype.kind in "iu" and value.dtype.itemsize < size:
-        return value.astype(f"{value.dtype.kind}{size}")
-    return value
-
-
-def _ld_param(m: Machine, op: Instruction, kind: str) -> None:
-    address = op.operands[1]
-    assert isinstance(address, Address) and isinstance(address.base, Symbol)
-    declared, value = m.params[address.base.name]
-    stored = np.asarray(value, TYPES[declared])
-    bits = stored.view(STORED[stored.itemsize]).astype(STORED[np.dtype(TYPES[kind]).itemsize])
-    m.write(op.operands[0], bits.view(TYPES[kind]))
+def _move_call_param(
+    m: Machine, op: Instruction, target: Operand | None, source: Operand | None, place: Operand
+) -> None:
+    assert target is not None and source is not None and isinstance(place, Address)
+    if place.offset != 0:
+        raise op.refusal("a structure as a parameter")
+    m.write(target, m.read(source, type_of(op)))
 
 
 def load_bytes(m: Machine, operand: Operand, space: str, size: int) -> Array:
     """(lanes, size) bytes, read after every check."""
-    address = address_of(m, operand, space)
-    if space == "shared" or (space == "generic" and bool((address < SHARED_WINDOW * 2).all())):
-        start = m.shared.locate(m.lanes, address % SHARED_WINDOW, size)
-        offsets = start[:, None] + np.arange(size)
-        m.shared.check_readable(offsets)
-        return m.shared.data[offsets]
-    if space not in ("global", "generic"):
-        raise TilusError(f"loads from {space} memory are not emulated")
-    start = m.memory.locate(address, size)
-    return m.memory.data[start[:, None] + np.arange(size)]
+    values = np.zeros((len(m.lanes), size), np.uint8)
+    for name, mask, address in places(m, operand, space):
+        if name == "shared":
+            start = m.shared.locate(m.lanes[mask], address, size)
+            offsets = start[:, None] + np.arange(size)
+            m.shared.check_readable(offsets)
+            values[mask] = m.shared.data[offsets]
+        elif name == "local":
+            _check_inside("a local access", address, size, m.local.shape[1])
+            values[mask] = m.local[m.lanes[mask][:, None], address[:, None] + np.arange(size)]
+        elif name == "param":
+            values[mask] = _load_params(m, address, size)
+        else:
+            start = m.memory.locate(address, size, lanes=m.lanes[mask])
+            values[mask] = m.memory.read(start, size)
+    return values
 
 
 @opcode("st")
 def _st(m: Machine, op: Instruction) -> None:
-    space, kind = _space(op), op.modifiers[-1]
-    items = _targets(op.operands[1])
-    size = np.dtype(TYPES[kind]).itemsize
+    kind = type_of(op)
+    items = _items(op.operands[1])
+    if _is_call_param(m, op, op.operands[0]):
+        _move_call_param(m, op, _of_call(op.operands[0]), items[0], op.operands[0])
+        return
     parts = [np.broadcast_to(m.read(item, kind), m.lanes.shape) for item in items]
     values = np.ascontiguousarray(np.stack(parts, -1)).view(np.uint8).reshape(len(m.lanes), -1)
-    store_bytes(m, op.operands[0], space, size * len(items), values)
+    store_bytes(m, op.operands[0], space_of(op), values)
 
 
-def store_bytes(m: Machine, operand: Operand, space: str, size: int, values: Array) -> None:
-    m.stored()
-    address = address_of(m, operand, space)
-    if space == "shared" or (space == "generic" and bool((address < SHARED_WINDOW * 2).all())):
-        start = m.shared.locate(m.lanes, address % SHARED_WINDOW, size)
-        offsets = start[:, None] + np.arange(size)
-        m.shared.store(offsets, values)
-        return
-    if space not in ("global", "generic"):
-        raise TilusError(f"stores to {space} memory are not emulated")
-    start = m.memory.locate(address, size)
-    m.memory.data[start[:, None] + np.arange(size)] = values
-
-
-# ---- atomics ------------------------------------------------------------------------------------
-
-
-@opcode("atom", "red")
-def _atom(m: Machine, op: Instruction) -> None:
-    """One lane after the other: lanes may meet at one address."""
-    space, kind = _space(op), op.modifiers[-1]
-    has_result = op.opcode == "atom"
-    target = op.operands[0] if has_result else Symbol("_")
-    place, *arguments = op.operands[has_result:]
-    size = np.dtype(TYPES[kind]).itemsize
-    address = address_of(m, place, space)
-    shared = space == "shared" or (space == "generic" and bool((address < 2 * SHARED_WINDOW).all()))
-    if shared:
-        # Bits of a word that nobody wrote may stay undefined: sub-byte stores update words in part.
-        start = m.shared.locate(m.lanes, address % SHARED_WINDOW, size)
-        m.shared.mark_written(start[:, None] + np.arange(size), atomic=True)
-        memory = m.shared.data
-    else:
-        start, memory = m.memory.locate(address, size, atomic=True), m.memory.data
-    values = [np.broadcast_to(m.read(o, kind), m.lanes.shape) for o in arguments]
-    old = np.zeros(len(m.lanes), TYPES[kind])
-    cells = memory.view(TYPES[kind])
-    update = _UPDATES[next(n for n in _UPDATES if op.has(n))]
-    new = old.copy()
-    with np.errstate(all="ignore"):
-        for lane, cell in enumerate(start // size):
-            old[lane] = cells[cell]
-            cells[cell] = new[lane] = update(old[lane], *(v[lane] for v in values))
-    if not has_result or (old.view(np.uint8) != new.view(np.uint8)).any():
+def store_bytes(m: Machine, operand: Operand, space: str, values: Array) -> None:
+    """Store (lanes, size) bytes after every check."""
+    size = values.shape[1]
+    for name, mask, address in places(m, operand, space):
+        if name == "local":
+            _check_inside("a local access", address, size, m.local.shape[1])
+            m.local[m.lanes[mask][:, None], address[:, None] + np.arange(size)] = values[mask]
+            continue
+        if name == "param":
+            raise TilusError("the kernel stores to its parameters", hint="copy them first")
         m.stored()
-    m.poll()
-    m.write(target, old)
+        if name == "shared":
+            start = m.shared.locate(m.lanes[mask], address, size)
+            m.shared.store(start[:, None] + np.arange(size), values[mask])
+        else:
+            m.memory.write(m.memory.locate(address, size, lanes=m.lanes[mask]), values[mask])
 
 
-_UPDATES: dict[str, Any] = {
-    "add": lambda old, x: old + x,
-    "min": min,
-    "max": max,
-    "exch": lambda old, x: x,
-    "and": lambda old, x: old & x,
-    "or": lambda old, x: old | x,
-    "xor": lambda old, x: old ^ x,
-    "cas": lambda old, compare, x: x if old == compare else old,
-}
+@opcode("prefetch", "prefetchu", "discard", "applypriority")
+def _hint(m: Machine, op: Instruction) -> None:
+    """Caches are not emulated, so hints to them do nothing."""
+
+
+@opcode("createpolicy")
+def _createpolicy(m: Machine, op: Instruction) -> None:
+    """A policy of eviction is opaque: nothing but hints takes it."""
+    m.write(op.operands[0], np.zeros(m.lanes.shape, np.uint64))
 
 
 # ---- asynchronous copies ------------------------------------------------------------------------
@@ -204,7 +312,9 @@ _UPDATES: dict[str, Any] = {
 
 @opcode("cp")
 def _cp(m: Machine, op: Instruction) -> None:
-    """cp.async: `size` bytes, of which `read` come from global memory and the rest are zeros."""
+    """cp.async: `size` bytes, of which some come from global memory and the rest are zeros."""
+    if op.has("bulk") or op.has("reduce") or op.has("mbarrier"):
+        raise op.refusal()
     if op.has("commit_group"):
         m.shared.commit(m.lanes)
         return
@@ -214,57 +324,26 @@ def _cp(m: Machine, op: Instruction) -> None:
     if op.has("wait_all"):
         m.shared.wait(m.lanes, None)
         return
-    target, origin, length, *partial = op.operands
+    target, origin, length, *more = op.operands
+    partial = more[:-1] if op.has("L2_cache_hint") else more
     size = int(m.read(length, "u32"))
-    read = np.full(m.lanes.shape, size, np.int64)
-    if partial:
-        read = np.broadcast_to(m.read(partial[0], "u32"), m.lanes.shape).astype(np.int64)
+    read = _read_bytes(m, partial[0], size) if partial else np.full(m.lanes.shape, size, np.int64)
     start = m.shared.locate(m.lanes, address_of(m, target, "shared"), size)
     source = address_of(m, origin, "global")
     data = np.zeros((len(m.lanes), size), np.uint8)
     some = read > 0
     if some.any():
-        first = m.memory.locate(source[some], size)
-        columns = np.arange(size)
-        data[some] = np.where(
-            columns < read[some, None], m.memory.data[first[:, None] + columns], 0
-        )
+        first = m.memory.locate(source[some], size, lanes=m.lanes[some])
+        kept = np.arange(size) < read[some, None]
+        data[some] = np.where(kept, m.memory.read(first, size), 0)
     m.shared.copy(m.lanes, start[:, None] + np.arange(size), data)
 
 
-# ---- control ------------------------------------------------------------------------------------
-
-
-@opcode("bra")
-def _bra(m: Machine, op: Instruction) -> None:
-    target = op.operands[0]
-    assert isinstance(target, Symbol)
-    m.jump(target.name)
-
-
-@opcode("ret", "exit")
-def _ret(m: Machine, op: Instruction) -> None:
-    m.exit()
-
-
-@opcode("bar", "barrier")
-def _bar(m: Machine, op: Instruction) -> None:
-    if op.has("warp"):
-        m.warps("bar.warp.sync")
-        m.shared.meet(WARP_SYNC, m.lanes, WARP)
-        return
-    if not op.has("sync"):
-        raise TilusError("this barrier is not emulated", found=op.name)
-    values = [np.broadcast_to(m.read(o, "u32"), m.lanes.shape) for o in op.operands]
-    number = values[0] if values else np.zeros(m.lanes.shape, np.uint32)
-    m.wait(number, int(values[1][0]) if len(values) > 1 else None)
-
-
-@opcode("membar", "fence", "nanosleep", "prefetch", "discard", "applypriority")
-def _order(m: Machine, op: Instruction) -> None:
-    """Every access is visible at once here."""
-
-
-@opcode("trap")
-def _trap(m: Machine, op: Instruction) -> None:
-    raise TilusError("the kernel executed a trap")
+def _read_bytes(m: Machine, operand: Operand, size: int) -> Array:
+    """How many bytes are read: a number, or a predicate that ignores the source."""
+    ignores = isinstance(operand, Negated) or (
+        isinstance(operand, Register) and m.registers[operand.name].dtype == np.bool_
+    )
+    if ignores:
+        return np.where(predicate(m, operand), 0, size)
+    return np.broadcast_to(m.read(operand, "u32"), m.lanes.shape).astype(np.int64)

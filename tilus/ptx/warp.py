@@ -1,208 +1,168 @@
-"""What the threads of a warp do together: shuffles, votes, matrices.
+"""What the threads of a warp exchange: shuffles, votes, matches, reductions.
 
-Fragment layouts are those of the manual: PTX ISA, "Matrix Fragments for mma.m16n8k16 with floating
-point type", "Matrix Fragments for mma.m16n8k32", "Warp-level matrix load instruction: ldmatrix".
+Lanes that a membermask leaves out may be elsewhere; tables are (warps, 32). Source: PTX ISA,
+"shfl.sync", "vote.sync", "match.sync", "redux.sync", "activemask", "elect.sync".
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from tilus.errors import TilusError
-from tilus.ptx.arith import bf16_values, float8_table, predicate
-from tilus.ptx.machine import WARP, Machine, opcode
-from tilus.ptx.parse import Instruction, Operand, Pair, Vector
-from tilus.ptx.transfer import address_of
+from tilus.ptx.arith import maximum, minimum, predicate
+from tilus.ptx.floats import canonical
+from tilus.ptx.machine import Machine, opcode
+from tilus.ptx.parse import Instruction, Operand, Pair
+from tilus.ptx.transfer import type_of
 
 Array = np.ndarray[Any, Any]
+WARP = 32
 LANE = np.arange(WARP)
-GROUP, MEMBER = LANE // 4, LANE % 4  # the manual's groupID and threadID_in_group
+WEIGHTS = np.uint64(1) << LANE.astype(np.uint64)
+
+
+def _bits(held: Array) -> Array:
+    """(warps, 32) booleans as a word, the same in every lane."""
+    words = (held * WEIGHTS).sum(1, keepdims=True).astype(np.uint32)
+    return np.broadcast_to(words, held.shape)
+
+
+def _everywhere(value: Array) -> Array:
+    """(warps,) as (warps, 32)"""
+    return np.broadcast_to(value[:, None], (len(value), WARP))
+
+
+def _write_pair(m: Machine, target: Operand, value: Array, held: Array) -> None:
+    """Write d, or d|p: tables (warps, 32)."""
+    if isinstance(target, Pair):
+        m.write(target.predicate, m.from_warps(held))
+        target = target.value
+    m.write(target, m.from_warps(value))
 
 
 @opcode("shfl")
 def _shfl(m: Machine, op: Instruction) -> None:
-    m.warps("shfl.sync")
-    target = op.operands[0]
-    value = m.read(op.operands[1], "b32").reshape(-1, WARP)
-    b, c = (
-        np.broadcast_to(m.read(o, "u32"), m.lanes.shape).reshape(-1, WARP).astype(np.int64)
-        for o in op.operands[2:4]
-    )
-    b &= 31
-    clamp, segment = c & 31, c >> 8 & 31
+    if not op.has("sync"):
+        raise op.refusal("the form without .sync")
+    here = m.participants(op.operands[4], "shfl.sync")
+    value = m.by_warp(m.read(op.operands[1], "b32"))
+    b, c = (m.by_warp(m.read(o, "u32")).astype(np.int64) for o in op.operands[2:4])
+    source, inside = _source_lanes(op, b & 31, c & 31, c >> 8 & 31)
+    source = np.where(inside, source, LANE) & 31
+    absent = here & ~np.take_along_axis(here, source, axis=1)
+    if absent.any():
+        warp, lane = (int(n) for n in np.argwhere(absent)[0])
+        raise TilusError(
+            "shfl.sync reads a lane that does not take part",
+            found=f"lane {lane} reads lane {int(source[warp, lane])}",
+            expected="a lane that the membermask names",
+        )
+    _write_pair(m, op.operands[0], np.take_along_axis(value, source, axis=1), inside)
+
+
+def _source_lanes(op: Instruction, b: Array, clamp: Array, segment: Array) -> tuple[Array, Array]:
+    """Which lane each lane reads, and whether it is within the lane's segment."""
     low, limit = LANE & segment, (LANE & segment) | (clamp & ~segment)
-    mode = next(n for n in ("up", "down", "bfly", "idx") if op.has(n))
-    if mode == "up":
-        source, inside = LANE - b, LANE - b >= limit
-    elif mode == "down":
-        source, inside = LANE + b, LANE + b <= limit
-    elif mode == "bfly":
-        source, inside = LANE ^ b, (LANE ^ b) <= limit
-    else:
-        source = low | (b & ~segment & 31)
-        inside = source <= limit
-    source = np.where(inside, source, LANE)
-    result = np.take_along_axis(value, source & 31, axis=1).reshape(-1)
-    if isinstance(target, Pair):
-        m.write(target.predicate, np.broadcast_to(inside, value.shape).reshape(-1))
-        target = target.value
-    m.write(target, result)
+    if op.has("up"):
+        return LANE - b, LANE - b >= limit
+    if op.has("down"):
+        return LANE + b, LANE + b <= limit
+    source = LANE ^ b if op.has("bfly") else low | (b & ~segment & 31)
+    return source, source <= limit
 
 
-@opcode("vote", "activemask", "elect", "redux", "match")
+# ---- votes --------------------------------------------------------------------------------------
+
+
+@opcode("vote")
 def _vote(m: Machine, op: Instruction) -> None:
-    if op.opcode != "vote":
-        raise TilusError("this warp instruction is not emulated", found=op.name)
-    m.warps("vote.sync")
-    held = np.broadcast_to(predicate(m, op.operands[1]), m.lanes.shape).reshape(-1, WARP)
+    if not op.has("sync"):
+        raise op.refusal("the form without .sync")
+    here = m.participants(op.operands[2], "vote.sync")
+    held = m.by_warp(predicate(m, op.operands[1])) & here
     if op.has("ballot"):
-        weights = np.uint64(1) << LANE.astype(np.uint64)
-        words = (held * weights).sum(1).astype(np.uint32)
-        m.write(op.operands[0], np.repeat(words, WARP))
+        m.write(op.operands[0], m.from_warps(_bits(held)))
         return
-    if op.has("uni"):
-        whole = held.all(1) | ~held.any(1)
-    else:
-        whole = held.all(1) if op.has("all") else held.any(1)
-    m.write(op.operands[0], np.repeat(whole, WARP))
+    every, some = np.asarray((held | ~here).all(1)), np.asarray(held.any(1))
+    result = every if op.has("all") else some if op.has("any") else every | ~some
+    m.write(op.operands[0], m.from_warps(_everywhere(np.asarray(result))))
 
 
-# ---- matrices in shared memory ------------------------------------------------------------------
+@opcode("activemask")
+def _activemask(m: Machine, op: Instruction) -> None:
+    here = m.by_warp(np.ones(m.lanes.shape, bool))
+    m.write(op.operands[0], m.from_warps(_bits(here)))
 
 
-def _rows(m: Machine, operand: Operand, count: int) -> Array:
-    """(warps, count, 8, 16): offsets of the bytes of each row; lane 8 q + r gives row r of q."""
-    address = address_of(m, operand, "shared")
-    used = (np.arange(len(m.lanes)) % WARP) < 8 * count
-    start = np.zeros(len(m.lanes), np.int64)
-    start[used] = m.shared.locate(m.lanes[used], address[used], 16)
-    rows = start.reshape(-1, WARP)[:, : 8 * count].reshape(-1, count, 8)
-    return rows[..., None] + np.arange(16)
+@opcode("elect")
+def _elect(m: Machine, op: Instruction) -> None:
+    """One lane of the mask, here the lowest, is the leader."""
+    here = m.participants(op.operands[1], "elect.sync")
+    leader = _everywhere(np.argmax(here, 1).astype(np.uint32))
+    _write_pair(m, op.operands[0], leader, leader == LANE)
 
 
-def _matrix_count(op: Instruction) -> int:
-    return next(n for n in (4, 2, 1) if op.has(f"x{n}"))
+@opcode("match")
+def _match(m: Machine, op: Instruction) -> None:
+    """The lanes that hold the same value; with .all, all of them or none."""
+    here = m.participants(op.operands[2], "match.sync")
+    value = m.by_warp(m.read(op.operands[1], type_of_match(op)))
+    if op.has("any"):
+        same = (value[:, :, None] == value[:, None, :]) & here[:, None, :]
+        words = (same * WEIGHTS).sum(2).astype(np.uint32)
+        m.write(op.operands[0], m.from_warps(words))
+        return
+    first = np.take_along_axis(value, np.argmax(here, 1)[:, None], axis=1)
+    agreed = _everywhere(((value == first) | ~here).all(1))
+    _write_pair(m, op.operands[0], np.where(agreed, _bits(here), np.uint32(0)), agreed)
 
 
-@opcode("ldmatrix")
-def _ldmatrix(m: Machine, op: Instruction) -> None:
-    m.warps("ldmatrix")
-    count = _matrix_count(op)
-    offsets = _rows(m, op.operands[1], count)
-    m.shared.check_readable(offsets)
-    matrices = m.shared.data[offsets].copy().view(np.uint16)  # (warps, count, 8, 8)
-    if op.has("trans"):
-        matrices = matrices.swapaxes(-1, -2)
-    assert isinstance(op.operands[0], Vector)
-    for number, item in enumerate(op.operands[0].items):
-        pairs = np.stack([matrices[:, number, GROUP, 2 * MEMBER + j] for j in (0, 1)], -1)
-        m.write(item, np.ascontiguousarray(pairs).view(np.uint32).reshape(-1))
+def type_of_match(op: Instruction) -> str:
+    """Source: PTX ISA, "match.sync": the type stands before .sync's operands, b32 or b64."""
+    return "b64" if op.has("b64") else "b32"
 
 
-@opcode("stmatrix")
-def _stmatrix(m: Machine, op: Instruction) -> None:
-    m.warps("stmatrix")
-    count = _matrix_count(op)
-    offsets = _rows(m, op.operands[0], count)
-    matrices = np.zeros((*offsets.shape[:3], 8), np.uint16)
-    assert isinstance(op.operands[1], Vector)
-    for number, item in enumerate(op.operands[1].items):
-        words = np.ascontiguousarray(m.read(item, "b32")).reshape(-1, WARP)
-        for j in (0, 1):
-            half = (words >> np.uint32(16 * j)).astype(np.uint16)
-            matrices[:, number, GROUP, 2 * MEMBER + j] = half
-    if op.has("trans"):
-        matrices = matrices.swapaxes(-1, -2)
-    m.shared.mark_written(offsets)
-    m.shared.data[offsets] = np.ascontiguousarray(matrices).view(np.uint8).reshape(offsets.shape)
+# ---- reductions ---------------------------------------------------------------------------------
+
+REDUCE: dict[str, tuple[Callable[..., Any], Callable[[Any], int]]] = {
+    # name: the function of two tables, and its neutral element of an integer type
+    "add": (np.add, lambda info: 0),
+    "min": (np.minimum, lambda info: info.max),
+    "max": (np.maximum, lambda info: info.min),
+    "and": (np.bitwise_and, lambda info: info.max),
+    "or": (np.bitwise_or, lambda info: 0),
+    "xor": (np.bitwise_xor, lambda info: 0),
+}
 
 
-# ---- matrix multiplication ----------------------------------------------------------------------
+@opcode("redux")
+def _redux(m: Machine, op: Instruction) -> None:
+    here, kind = m.participants(op.operands[2], "redux.sync"), type_of(op)
+    name = next(n for n in REDUCE if op.has(n))
+    values = np.asarray(m.read(op.operands[1], kind))
+    if kind == "f32":
+        m.write(op.operands[0], m.from_warps(_everywhere(_float_redux(m, op, values, here))))
+        return
+    function, neutral = REDUCE[name]
+    fill = values.dtype.type(neutral(np.iinfo(values.dtype)))
+    table = np.where(here, m.by_warp(values, fill), fill)
+    total = table[:, 0]
+    for lane in range(1, WARP):
+        total = function(total, table[:, lane])
+    m.write(op.operands[0], m.from_warps(_everywhere(total)))
 
 
-def _elements(m: Machine, operand: Operand, kind: str) -> Array:
-    """(warps, 32, elements) of a fragment, as numbers."""
-    assert isinstance(operand, Vector)
-    words = np.stack(
-        [np.broadcast_to(m.read(item, "b32"), m.lanes.shape) for item in operand.items], -1
-    ).reshape(-1, WARP, len(operand.items))
-    if kind in ("f32", "s32"):
-        return words.view(np.float32 if kind == "f32" else np.int32)
-    if kind in ("f16", "bf16"):
-        halves = np.ascontiguousarray(words).view(np.uint16)
-        return halves.view(np.float16).astype(np.float32) if kind == "f16" else bf16_values(halves)
-    octets = np.ascontiguousarray(words).view(np.uint8)
-    if kind in ("e4m3", "e5m2"):
-        return float8_table(kind)[octets]
-    return octets.view(np.int8) if kind == "s8" else octets
-
-
-def _a_index(k: int, bits: int) -> tuple[Array, Array]:
-    """Row and column of element i of lane l of the 16 x k operand A, (32, elements)."""
-    per = 32 // bits  # elements in a register
-    i = np.arange(16 * k // WARP)
-    register = i // per
-    row = GROUP[:, None] + 8 * (register % 2)
-    column = MEMBER[:, None] * per + i % per + register // 2 * 4 * per
-    return row, column
-
-
-def _b_index(k: int, bits: int) -> tuple[Array, Array]:
-    """Row and column of element i of lane l of the k x 8 operand B."""
-    per = 32 // bits
-    i = np.arange(8 * k // WARP)
-    row = MEMBER[:, None] * per + i % per + i // per * 4 * per
-    return row, np.broadcast_to(GROUP[:, None], row.shape)
-
-
-def _c_index() -> tuple[Array, Array]:
-    """Row and column of element i of lane l of the 16 x 8 accumulator."""
-    i = np.arange(4)
-    row = GROUP[:, None] + np.where(i >= 2, 8, 0)
-    return row, MEMBER[:, None] * 2 + i % 2
-
-
-def _matrix(fragment: Array, index: tuple[Array, Array], shape: tuple[int, int]) -> Array:
-    result = np.zeros((len(fragment), *shape), fragment.dtype)
-    result[:, index[0], index[1]] = fragment
-    return result
-
-
-SHAPES = ("m16n8k8", "m16n8k16", "m16n8k32")
-BITS = {"f16": 16, "bf16": 16, "s8": 8, "u8": 8, "e4m3": 8, "e5m2": 8}
-
-
-@opcode("mma")
-def _mma(m: Machine, op: Instruction) -> None:
-    m.warps("mma.sync")
-    d_kind, a_kind, b_kind, c_kind = op.modifiers[-4:]
-    shape = next((x for x in op.modifiers if x in SHAPES), None)
-    if shape is None or a_kind not in BITS or b_kind not in BITS:
-        raise TilusError("this mma is not emulated", found=op.name)
-    k, bits = int(shape[6:]), BITS[a_kind]
-    a = _matrix(_elements(m, op.operands[1], a_kind), _a_index(k, bits), (16, k))
-    b = _matrix(_elements(m, op.operands[2], b_kind), _b_index(k, bits), (k, 8))
-    c = _matrix(_elements(m, op.operands[3], c_kind), _c_index(), (16, 8))
-    with np.errstate(all="ignore"):
-        if c_kind == "s32":
-            total: Array = a.astype(np.int64) @ b.astype(np.int64) + c
-            if op.has("satfinite"):
-                total = np.clip(total, -(2**31), 2**31 - 1)
-            total = total.astype(np.int32)
-        else:
-            total = np.matmul(a.astype(np.float32), b.astype(np.float32)) + c
-    row, column = _c_index()
-    _write_fragment(m, op.operands[0], total[:, row, column], d_kind)
-
-
-def _write_fragment(m: Machine, operand: Operand, values: Array, kind: str) -> None:
-    assert isinstance(operand, Vector)
-    if kind == "f16":
-        with np.errstate(all="ignore"):
-            words = np.ascontiguousarray(values.astype(np.float16)).view(np.uint32)
-    else:
-        words = np.ascontiguousarray(values).view(np.uint32)
-    for number, item in enumerate(operand.items):
-        m.write(item, np.ascontiguousarray(words[..., number]).reshape(-1))
+def _float_redux(m: Machine, op: Instruction, values: Array, here: Array) -> Array:
+    """min and max of floats: a nan counts only with .NaN, or where there is nothing else."""
+    function = minimum if op.has("min") else maximum
+    values = np.abs(values) if op.has("abs") else values
+    table = np.where(here, m.by_warp(values), np.float32(np.nan))
+    total = table[:, 0]
+    for lane in range(1, WARP):
+        total = function(total, table[:, lane])
+    if op.has("NaN"):
+        total = np.where((np.isnan(table) & here).any(1), np.float32(np.nan), total)
+    return canonical(total.astype(np.float32), "f32")
