@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.instructions.harness import failure, run_body
+from tests.instructions.harness import failure, printed_by
 from tilus.dtypes import boolean, float16, float32, int4b, int32, int64
 from tilus.instructions.debug import Printf, PrintTensor
 from tilus.ir.expr import BLOCK_IDX
@@ -14,25 +14,31 @@ from tilus.ir.tensor import RegisterTensor
 B = BLOCK_IDX[0]
 
 
-def test_a_tile_prints_its_values(capsys):
-    run_body(lambda k: k("print_tensor", "x:", k.tile([[1, -2], [3, 4]], int4b)))
-    assert "x: int4b[2, 2]\n[[ 1 -2]\n [ 3  4]]\n" == capsys.readouterr().out
+def test_a_tile_prints_its_values():
+    whole, elements = printed_by(
+        lambda k: k("print_tensor", "x:", k.tile([[1, -2], [3, 4]], int4b))
+    )
+    assert "x: int4b[2, 2]\n[[ 1 -2]\n [ 3  4]]\n" == whole
+    # Generated code prints an element a line, in no order.
+    expected = [((0, 0), 1), ((0, 1), -2), ((1, 0), 3), ((1, 1), 4)]
+    lines = [f"[block 0, 0, 0] x:[{i}, {j}] = {value}" for (i, j), value in expected]
+    assert lines == sorted(elements.splitlines())
 
 
-def test_a_shared_tile_prints_what_is_visible(capsys):
-    run_body(lambda k: k("print_tensor", "s:", k.shared([1.5], float16)))
-    assert "s: shared float16[1]\n[1.5]\n" == capsys.readouterr().out
+def test_a_shared_tile_prints_what_is_visible():
+    printed = printed_by(lambda k: k("print_tensor", "s:", k.shared([1.5], float16)))
+    assert ["s: shared float16[1]\n[1.5]\n", "[block 0, 0, 0] s:[0] = 1.5\n"] == printed
     hidden = failure(lambda k: k("print_tensor", "", k("shared_tensor", dtype=float16, shape=[1])))
     assert "is read before it was written" in hidden
 
 
-def test_blocks_print_in_order_and_say_which_they_are(capsys):
-    run_body(
+def test_blocks_print_in_order_and_say_which_they_are():
+    printed, elements = printed_by(
         lambda k: k("print_tensor", "x:", k("register_tensor", dtype=int32, shape=[1], init=B)),
         blocks=2,
     )
-    expected = "[block 0, 0, 0] x: int32[1]\n[0]\n[block 1, 0, 0] x: int32[1]\n[1]\n"
-    assert expected == capsys.readouterr().out
+    assert "[block 0, 0, 0] x: int32[1]\n[0]\n[block 1, 0, 0] x: int32[1]\n[1]\n" == printed
+    assert "[block 0, 0, 0] x:[0] = 0\n[block 1, 0, 0] x:[0] = 1\n" == elements
 
 
 @pytest.mark.parametrize(
@@ -48,14 +54,15 @@ def test_blocks_print_in_order_and_say_which_they_are(capsys):
         ("%g", (float32(0.25),), "0.25"),
     ],
 )
-def test_printf_writes_as_c_does(fmt, args, expected, capsys):
-    run_body(lambda k: k("printf", fmt, *args))
-    assert expected == capsys.readouterr().out
+def test_printf_writes_as_c_does(fmt, args, expected):
+    assert [expected, expected] == printed_by(lambda k: k("printf", fmt, *args))
 
 
-def test_printf_prints_once_in_each_block(capsys):
-    run_body(lambda k: k("printf", "b%d of 3\n", B), warps=4, blocks=3)
-    assert "b0 of 3\nb1 of 3\nb2 of 3\n" == capsys.readouterr().out
+def test_printf_prints_once_in_each_block():
+    expected = "b0 of 3\nb1 of 3\nb2 of 3\n"
+    assert [expected, expected] == printed_by(
+        lambda k: k("printf", "b%d of 3\n", B), warps=4, blocks=3
+    )
 
 
 @pytest.mark.parametrize(

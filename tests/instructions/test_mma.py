@@ -27,6 +27,8 @@ from tilus.instructions.mma import Dot
 from tilus.ir.instruction import Known, Strength
 from tilus.ir.layout import (
     atomic_mma_configs,
+    column_local,
+    local,
     mma_dot_config,
     resolve_dot_config,
     spatial,
@@ -96,6 +98,35 @@ def test_integers_are_exact_and_wrap():
 
     long, wrapped = run_body(body)
     assert [[2048 * 128**2]] == long.tolist() and [[-(2**31)]] == wrapped.tolist()
+
+
+@pytest.mark.parametrize("layout", [spatial(32), local(8).spatial(32).local(2)], ids=str)
+def test_operands_may_lie_anywhere(layout):
+    # Without tensor cores threads multiply what others hold, by way of scratch memory.
+    def body(k):
+        a = k.tile(A.reshape(-1)[: layout.size], float32)
+        a.layout = layout
+        b = k("register_tensor", dtype=float32, shape=[layout.size, 2], init=lambda i, j: i - j)
+        return k("dot", k("unsqueeze", a, 0), b), k("dot", k("unsqueeze", a, 0), b)
+
+    a, i = A.reshape(1, -1)[:, : layout.size], np.arange(layout.size)
+    expected = (a @ np.stack([i, i - 1], 1)).tolist()
+    assert [expected, expected] == [each.tolist() for each in run_body(body)]
+
+
+def test_one_tile_is_both_operands():
+    result = run_body(lambda k: k("dot", *[k.tile(A, float32)] * 2), warps=2)
+    assert (A @ A).tolist() == result.tolist()
+
+
+def test_c_in_other_registers_of_its_threads():
+    def body(k):
+        c, out = k.tile(C[:16], float32), RegisterTensor(float32, (16, 16))
+        k("dot", k.tile(A[:16], float32), k.tile(B, float32), c, out=out)
+        out.layout, c.layout = spatial(8, 4).local(2, 4), spatial(8, 4) * column_local(2, 4)
+        return out
+
+    assert (A[:16] @ B + C[:16]).tolist() == run_body(body).tolist()
 
 
 def test_nan_and_infinity_pass_through():

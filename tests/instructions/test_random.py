@@ -90,7 +90,7 @@ def test_the_counter_and_the_seed_have_64_bits():
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_uniform_numbers_fill_zero_to_one(dtype):
-    x = drawn("rand", shape=[4096], dtype=dtype, seed=3).astype(np.float64)
+    x = drawn("rand", shape=[4096], dtype=dtype, seed=3, warps=16).astype(np.float64)
     grid = 2.0 ** (dtype.mantissa_nbits + 1)
     assert ((x >= 0) & (x < 1)).all()
     assert (x * grid == np.floor(x * grid)).all()
@@ -101,7 +101,7 @@ def test_uniform_numbers_fill_zero_to_one(dtype):
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_normal_numbers_have_the_moments(dtype):
-    x = drawn("randn", shape=[8192], dtype=dtype, seed=4).astype(np.float64)
+    x = drawn("randn", shape=[8192], dtype=dtype, seed=4, warps=16).astype(np.float64)
     moments = [x.mean(), x.var(), (x**3).mean(), (x**4).mean()]
     assert np.isfinite(x).all()
     assert np.allclose([0, 1, 0, 3], moments, atol=0.2)
@@ -111,12 +111,14 @@ def test_normal_numbers_have_the_moments(dtype):
     ("dtype", "low", "high"), [(int8, -5, 7), (uint8, 0, 256), (int32, 3, 4), (int64, -2, 2)]
 )
 def test_integers_fill_their_range(dtype, low, high):
-    x = drawn("randint", low, high, shape=[4096], dtype=dtype, seed=6).astype(np.int64)
+    x = drawn("randint", low, high, shape=[4096], dtype=dtype, seed=6, warps=16).astype(np.int64)
     assert set(range(low, high)) == set(x.tolist())
 
 
 def test_wide_integers_use_64_bits():
-    x = drawn("randint", -(2**62), 2**62, shape=[2048], dtype=int64, seed=8).astype(np.float64)
+    x = drawn("randint", -(2**62), 2**62, shape=[2048], dtype=int64, seed=8, warps=8).astype(
+        np.float64
+    )
     assert abs(x.mean()) < 2.0**57
     assert len({int(v) & 0xFFFF for v in x / 2**32}) > 1900
 

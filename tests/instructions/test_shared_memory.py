@@ -7,6 +7,7 @@ import pytest
 
 from tests.instructions.harness import failure, run_body
 from tilus import dtypes
+from tilus.codegen.kernel import generate
 from tilus.dtypes import float16, float32, int4b, int32
 from tilus.errors import TilusError
 from tilus.instructions.shared_memory import (
@@ -25,7 +26,10 @@ from tilus.ir.layout import (
     shared_row_major_swizzle,
     spatial,
 )
+from tilus.ir.parser import parse_program
 from tilus.ir.tensor import RegisterTensor, SharedTensor
+from tilus.passes import compile_program
+from tilus.target import nvgpu_sm90a
 
 X = np.arange(32 * 4).reshape(32, 4)
 
@@ -39,6 +43,34 @@ def test_what_is_stored_is_loaded(shape, dtype):
         return k("load_shared", k.shared(values, dtype))
 
     assert values.tolist() == run_body(body, warps=2).tolist()
+
+
+def test_a_tensor_of_12_bytes():
+    assert [1, 2, 3] == run_body(lambda k: k("load_shared", k.shared([1, 2, 3], int32))).tolist()
+
+
+@pytest.mark.parametrize(("elements", "nbytes"), [(3, 16), (4, 16), (5, 32)])
+def test_shared_memory_is_whole_vectors(elements, nbytes):
+    # NVRTC reads 12 bytes at the start of 16 as all 16, which must be there.
+    program = parse_program(f"""
+kernel k() blocks=[1] warps=1:
+    s: shared int32[{elements}] = shared_tensor()
+    x: int32[{elements}] = register_tensor(init=1)
+    store_shared(s, x)
+""")
+    assert nbytes == generate(compile_program(program), nvgpu_sm90a)[0].shared_bytes
+
+
+def test_freed_memory_is_used_again():
+    def body(k):
+        s = k.shared(X, int32)
+        x = k("load_shared", s)
+        k("sync")
+        k("free_shared", s)
+        return x, k("load_shared", k.shared(X + 1, int32))
+
+    first, second = run_body(body, warps=2)
+    assert X.tolist() == first.tolist() and (X + 1).tolist() == second.tolist()
 
 
 def test_tiles_are_stored_at_offsets():

@@ -277,13 +277,13 @@ class SharedAccess:
 
     def table(self) -> np.ndarray[Any, Any]:
         """Unswizzled storage offset of every (thread, register), for a tile that begins at 0."""
-        where = np.unravel_index(self.layout.logical_indices(), self.layout.shape)
-        if not self.starts:
-            return np.asarray(self.storage.linear(where))
-        index: list[Any] = [0] * len(self.starts)
-        for dim, part in zip(self.dims, where, strict=True):
-            index[dim] = part
-        return np.asarray(self.storage.linear(index))
+        elements = self.layout.logical_indices()
+        where = np.unravel_index(elements, self.layout.shape) if self.layout.shape else ()
+        index: list[Any] = [0] * len(self.starts) if self.starts else list(where)
+        if self.starts:
+            for dim, part in zip(self.dims, where, strict=True):
+                index[dim] = part
+        return np.broadcast_to(self.storage.linear(index), elements.shape)
 
     @cached_property
     def run(self) -> int:

@@ -172,7 +172,7 @@ class Emitter:
 
     def scratch_places(self) -> Iterator[tuple[str, int]]:
         """(name, offset in shared memory) of each group's scratch bytes, behind the arena."""
-        place = -(-self.arena_bytes // 16) * 16
+        place = self._arena_end
         for name, size in self.scratches.values():
             yield name, place
             place += size
@@ -180,9 +180,12 @@ class Emitter:
     @property
     def shared_bytes(self) -> int:
         """The shared memory of a block: the program's own and the scratch bytes."""
-        if not self.scratches:
-            return self.arena_bytes
-        return -(-self.arena_bytes // 16) * 16 + sum(size for _, size in self.scratches.values())
+        return self._arena_end + sum(size for _, size in self.scratches.values())
+
+    @property
+    def _arena_end(self) -> int:
+        """In whole vectors: NVRTC reads 12 bytes at the start of 16 as all 16."""
+        return -(-self.arena_bytes // 16) * 16
 
     def share(self, part: SharedTensor, whole: SharedTensor, base: Expr) -> None:
         """Make `part` a view of the storage of `whole`, `base` elements into it."""

@@ -133,6 +133,10 @@ class ScalarWriter:
             text = self.operation("min", [inner, high], operand, operand)
         elif op == "sigmoid":
             text = f"{self.use('sigmoid')}({operands[0]})"
+        elif op == "abs" and operand.kind == "uint":  # C has it for signed numbers only
+            text = operands[0]
+        elif op == "invert" and operand.kind == "bool":  # C's turns it into an int, which is true
+            text = f"!{operands[0]}"
         elif op in ("floordiv", "mod"):
             text = (
                 f"{self.use(op)}({', '.join(operands)})"

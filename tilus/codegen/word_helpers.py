@@ -321,8 +321,8 @@ _FLOORDIV_FLOAT = """
 // The floor of the exact quotient as NumPy has it: the remainder goes first, so that it is whole.
 template <typename T> __device__ __forceinline__ T floordiv_float(T a, T b) {
     if (b == 0) return a / b;
-    const T rest = mod_float(a, b);
-    const T quotient = (a - rest) / b;
+    const T rest = fmod(a, b);
+    const T quotient = (a - rest) / b - (rest != 0 && (rest < 0) != (b < 0));
     if (quotient == 0) return copysign((T)0, a / b);
     const T whole = floor(quotient);
     return quotient - whole > (T)0.5 ? whole + 1 : whole;
@@ -416,7 +416,7 @@ _SCALARS: dict[str, Entry] = {
     "floordiv": (_FLOORDIV, ()),
     "mod": (_MOD, ()),
     "mod_float": (_MOD_FLOAT, ()),
-    "floordiv_float": (_FLOORDIV_FLOAT, ("mod_float",)),
+    "floordiv_float": (_FLOORDIV_FLOAT, ()),
     "sigmoid": (_SIGMOID, ()),
     "quiet_nan": (_function("float", "quiet_nan", "", "return __uint_as_float(0x7FC00000u);"), ()),
     "infinity": (_function("float", "infinity", "", "return __uint_as_float(0x7F800000u);"), ()),

@@ -12,19 +12,22 @@ is rounded once.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tilus import dtypes
+from tilus.codegen.access import turns
+from tilus.codegen.collective import first_of, replicas, value_as
 from tilus.codegen.emitter import array_size
 from tilus.codegen.scalar import scalar_type
 from tilus.dtypes import DataType, convert
 from tilus.errors import TilusError
 from tilus.instructions.arguments import expect
-from tilus.instructions.elementwise import default_layout, layout_of
-from tilus.ir.expr import promote
+from tilus.instructions.elementwise import default_layout, layout_of, local_index
+from tilus.ir.expr import apply, promote
 from tilus.ir.instruction import Instruction, Known, Proposal, Strength
 from tilus.ir.layout import (
     AtomicMma,
@@ -237,9 +240,14 @@ class Dot(Instruction, name="dot"):
     def _start(self, e: Emitter) -> None:
         """The accumulator before the first product: c, or 0."""
         out = e.declare(self.out, zero=self.c is None)
-        if self.c is not None and self.c is not self.out:
+        if self.c is None or self.c is self.out:
+            return
+        if layout_of(self.c) == layout_of(self.out):
             with e.unrolled(array_size(self.out)) as i:
                 e(f"{out}[{i}] = {e.tile(self.c)}[{i}];")
+            return
+        with e.unrolled(layout_of(self.out).local_size) as i:
+            e.set(self.out, i, e.get(self.c, local_index(e, self.out, self.c, i)))
 
     def _emit_atoms(self, e: Emitter, config: MmaDotConfig) -> None:
         """One instruction for each (row, column, depth) of atoms; a warp's atoms lie row-major."""
@@ -263,29 +271,34 @@ class Dot(Instruction, name="dot"):
 
     def _emit_simt(self, e: Emitter) -> None:
         """Each thread multiplies the rows and columns of its elements."""
-        out, a, b = (layout_of(t) for t in (self.out, self.a, self.b))
-        rows, columns = np.divmod(out.logical_indices(), self.out.shape[1])
-        depth = np.arange(self.a.shape[1])
-        left = _registers(a, rows[..., None] * self.a.shape[1] + depth)
-        right = _registers(b, depth * self.b.shape[1] + columns[..., None])
-        if left is None or right is None:
-            raise TilusError(
-                "dot: threads do not hold the rows and columns they multiply",
-                found=f"a: {a}; b: {b}; result: {out}",
-                expected="operands replicated over the threads of their rows and columns",
-                hint="load the operands for the dot alone, and let it choose their layouts",
-            )
-        self._start(e)
+        out, depth, columns = layout_of(self.out), self.a.shape[1], self.b.shape[1]
+        row, column = np.divmod(out.logical_indices()[..., None], columns)
+        steps = np.arange(depth)
+        left = _registers(layout_of(self.a), row * depth + steps)
+        right = _registers(layout_of(self.b), steps * columns + column)
         wide = self.out.dtype if self.out.dtype.nbits >= 32 else dtypes.float32
-        with e.unrolled(out.local_size) as i:
+        elsewhere = [t for t, table in ((self.a, left), (self.b, right)) if table is None]
+        boxes = _stage(e, list(dict.fromkeys(elsewhere)), wide)
+        self._start(e)
+        for i, turn in turns(e, out.local_size):
             total = e.temporary("total")
             e(f"{scalar_type(wide)} {total} = {e.get(self.out, i)};")
-            at_a, at_b = (e.constant_table(t.reshape(-1), "at") for t in (left, right))
-            with e.unrolled(len(depth), "k") as k:
-                place = f"{i} * {len(depth)} + {k}"
-                x, y = e.get(self.a, f"{at_a}[{place}]"), e.get(self.b, f"{at_b}[{place}]")
-                x = e.scalar.converted(x, self.a.dtype, wide)
-                y = e.scalar.converted(y, self.b.dtype, wide)
+            rows_at, columns_at = (
+                None if table is None else e.constant_table(table.reshape(-1), "at")
+                for table in (left, right)
+            )
+            j, k = (e.index(index) for index in out.indices(e.thread, turn))
+            with _steps(e, depth, unrolled=len(elsewhere) < 2) as step:
+                register = f"{i} * {depth} + {step}"
+                x, y = (
+                    f"{boxes[tile]}[{place}]"
+                    if at is None
+                    else value_as(e, tile, f"{at}[{register}]", wide)
+                    for tile, at, place in (
+                        (self.a, rows_at, f"({j}) * {depth} + {step}"),
+                        (self.b, columns_at, f"{step} * {columns} + {k}"),
+                    )
+                )
                 e(f"{total} += {x} * {y};")
             e.set(self.out, i, e.scalar.converted(total, wide, self.out.dtype))
 
@@ -369,6 +382,40 @@ def _registers(layout: RegisterLayout, elements: Array) -> Array | None:
     table = layout.owner_table()[1][elements]
     held = layout.logical_indices()[np.arange(len(elements))[:, None, None], table]
     return table[0] if (held == elements).all() and (table == table[0]).all() else None
+
+
+def _stage(e: Emitter, tiles: list[RegisterTensor], dtype: DataType) -> dict[RegisterTensor, str]:
+    """Put tiles row-major into scratch memory, where every thread reads them; the C arrays."""
+    if not tiles:
+        return {}
+    kind, sizes = scalar_type(dtype), [tile.size for tile in tiles]
+    scratch = e.scratch(sum(sizes) * dtype.nbits // 8)
+    boxes = {tile: e.temporary("box") for tile in tiles}
+    e.sync()
+    for number, tile in enumerate(tiles):
+        e.note(f"{e.name(tile)}: read from scratch memory, as threads multiply what others hold")
+        box, start = boxes[tile], sum(sizes[:number])
+        e(f"{kind}* const {box} = reinterpret_cast<{kind}*>({scratch}) + {start};")
+        layout = layout_of(tile)
+        first = first_of(e, replicas(layout))
+        with e.block(f"if ({first})" if first else ""):
+            for i, turn in turns(e, layout.local_size):
+                row, column = layout.indices(e.thread, turn)
+                place = apply("add", apply("mul", row, tile.shape[1]), column)
+                e(f"{box}[{e.index(place)}] = {value_as(e, tile, i, dtype)};")
+    e.sync()
+    return boxes
+
+
+@contextmanager
+def _steps(e: Emitter, depth: int, *, unrolled: bool) -> Iterator[str]:
+    """The loop over the products of an element; registers need it unrolled."""
+    if unrolled:
+        with e.unrolled(depth, "k") as k:
+            yield k
+        return
+    with e.block(f"for (int k = 0; k < {depth}; k++)"):
+        yield "k"
 
 
 def _words(fragment: RegisterLayout, dtype: DataType) -> int:
