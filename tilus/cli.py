@@ -4,6 +4,7 @@
     tilus run add.py --set n=4 --set x_ptr=ones:float32[4] --set y_ptr=float32[4]
     tilus show add.tir --set n=4 --diff             the program after each pass
     tilus layout "local(2,1).spatial(8,4).local(1,2)"
+    tilus bits int6b float16                        where packed weights lie, and their unpacking
     tilus inspect add.tir --target sm_90a           registers, occupancy, what the hot loop spends
     tilus compile add.tir --target sm_90a -o DIR    files to launch without the program
     tilus cache list                                the compiled kernels that are kept on disk
@@ -45,7 +46,7 @@ from tilus.cli_inputs import (
 )
 from tilus.config import ENGINES, context, get_option, settings_table
 from tilus.demo_weights import find_weights, gguf_model, matrices, random_model
-from tilus.dtypes import LOW_PRECISION
+from tilus.dtypes import LOW_PRECISION, dtype_from_name
 from tilus.errors import TilusError
 from tilus.ir.layout import (
     LayoutError,
@@ -56,6 +57,7 @@ from tilus.ir.layout import (
     parse_layout,
     visualize_layout,
 )
+from tilus.ir.layout.bit_search import NF4, plan_unpack
 from tilus.ir.program import Program
 from tilus.passes import compile_program, trace
 from tilus.runtime import artifact
@@ -64,6 +66,7 @@ from tilus.runtime.cache import KernelCache, kernel_cache
 from tilus.runtime.compile import compile_program_for
 from tilus.runtime.inspect import Inspection, as_json, summary
 from tilus.runtime.launch import run_program
+from tilus.runtime.profile import Counters, profile_html, profile_program, profile_table
 from tilus.target import Target, get_current_target, scope, target_from_name
 from tilus.tensor import Tensor
 
@@ -130,6 +133,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_show(commands)
     _add_layout(commands)
+    _add_bits(commands)
     _add_inspect(commands)
     _add_compile(commands)
     _add_cache(commands)
@@ -178,6 +182,17 @@ def _add_run(commands: Any) -> None:
         help="print a tensor argument after the run",
     )  # fmt: skip
     parser.add_argument("--engine", choices=ENGINES, help="what runs the kernel")
+    parser.add_argument(
+        "--profile", action="store_true",
+        help="with the emulator: what each line of Python costs in instructions and memory traffic",
+    )  # fmt: skip
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="write the profile as annotated source"
+    )
+    parser.add_argument(
+        "--per", type=int, metavar="N",
+        help="with --profile: also the issue slots for each of N items, such as the weights",
+    )  # fmt: skip
     parser.set_defaults(command=run_kernel)
 
 
@@ -223,6 +238,18 @@ def _add_layout(commands: Any) -> None:
     )
     parser.add_argument("--svg", type=Path, metavar="FILE", help="write an image instead of text")
     parser.set_defaults(command=draw_layout)
+
+
+def _add_bits(commands: Any) -> None:
+    parser = commands.add_parser(
+        "bits",
+        help="show how weights are packed and unpacked",
+        description="Print the placement of packed weights in 32-bit words, and the program that "
+        "unpacks them, which is proven on every bit pattern first.",
+    )
+    parser.add_argument("dtype", metavar="DTYPE", help="as in int6b or float4_e2m1, or nf4")
+    parser.add_argument("target", metavar="TARGET", help="float16, bfloat16 or int8")
+    parser.set_defaults(command=show_bits)
 
 
 def _add_inspect(commands: Any) -> None:
@@ -363,6 +390,7 @@ def _demo_json(model: str, arguments: argparse.Namespace, measurements: list[Any
 
 def run_kernel(arguments: argparse.Namespace) -> int:
     """`tilus run`: compile, run, print what was asked for and a summary of what changed."""
+    _check_profile(arguments)
     kernel, values = _kernel_and_values(arguments)
     saved = [(name, Path(file)) for name, file in arguments.save]
     for name in [*arguments.printed, *(name for name, _ in saved)]:
@@ -372,7 +400,8 @@ def run_kernel(arguments: argparse.Namespace) -> int:
     compiled = time.perf_counter()
     before = {n: v.clone() for n, v in values.items() if isinstance(v, Tensor)}
     begin = time.perf_counter()
-    run_program(program, [values[param.var.name] for param in program.params])
+    run = profile_program if arguments.profile else run_program
+    counters = run(program, [values[param.var.name] for param in program.params])
     end = time.perf_counter()
     for name in arguments.printed:
         print(f"{name}: {_type_of(values[name])}")
@@ -384,7 +413,31 @@ def run_kernel(arguments: argparse.Namespace) -> int:
         f"ran in {1e3 * (end - begin):.1f} ms"
     )
     print(_summary(before, values))
+    if counters is not None:
+        _show_profile(counters, arguments)
     return 0
+
+
+def _check_profile(arguments: argparse.Namespace) -> None:
+    asked = "--profile" if arguments.profile else "--html" if arguments.html else "--per"
+    if not arguments.profile and (arguments.html or arguments.per is not None):
+        raise TilusError(f"{asked} belongs to a profile", hint="add --profile")
+    if arguments.profile and get_option("engine") != "emulator":
+        raise TilusError(
+            "only the emulator profiles",
+            found=f"the engine {get_option('engine')}",
+            hint="add --engine emulator",
+        )
+    if arguments.per is not None and arguments.per < 1:
+        raise TilusError("--per counts items", found=str(arguments.per), expected="at least 1")
+
+
+def _show_profile(counters: Counters, arguments: argparse.Namespace) -> None:
+    print()
+    print(profile_table(counters, arguments.per))
+    if arguments.html:
+        write_text(arguments.html, profile_html(counters, arguments.per))
+        print(f"annotated source: {arguments.html}")
 
 
 def _kernel_and_values(arguments: argparse.Namespace) -> tuple[Kernel, dict[str, Any]]:
@@ -478,6 +531,15 @@ def draw_layout(arguments: argparse.Namespace) -> int:
     drawing = _drawing(layout, arguments.view)
     print(_heading(layout))
     print(drawing)
+    return 0
+
+
+def show_bits(arguments: argparse.Namespace) -> int:
+    """`tilus bits`: the plan as text, after its proof."""
+    dtype = NF4 if arguments.dtype == "nf4" else dtype_from_name(arguments.dtype)
+    plan = plan_unpack(dtype, dtype_from_name(arguments.target))
+    plan.prove()
+    print(plan)
     return 0
 
 

@@ -1,6 +1,10 @@
-"""Bit layouts: placements of elements in 32-bit words."""
+"""Bit layouts: placements of elements in 32-bit words; and the plans that unpack them."""
 
 from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +12,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.layout_strategies import bit_layouts
+from tilus.dtypes import (
+    LOW_PRECISION,
+    bfloat16,
+    codebook,
+    dtype_from_name,
+    float4_e2m1,
+    float8_e4m3,
+    float8_e5m2,
+    float16,
+    float32,
+    float_,
+    int4b,
+    int8,
+    int16,
+    uint3b,
+    uint4b,
+    uint8,
+)
+from tilus.errors import TilusError
 from tilus.ir.layout import BitLayout, LayoutError, bit_layout
+from tilus.ir.layout.bit_machine import Constant, Step
+from tilus.ir.layout.bit_search import NF4, plan_unpack
 
 
 def reference_pack(layout, codes):
@@ -126,3 +151,167 @@ def test_mistakes_are_explained(build, message):
     with pytest.raises(LayoutError) as caught:
         build()
     assert message in caught.value.message
+
+
+# ---- unpack plans ----------------------------------------------------------------------------
+
+# Instructions a pair: (float16, bfloat16); None where the dtype cannot be unpacked to it.
+COSTS = {
+    "u1": (1.0625, 1.125), "u2": (1.125, 1.25), "u3": (1.3125, 1.5), "u4": (1.25, 1.75),
+    "u5": (1.5625, 2.0625), "u6": (1.875, 2.125), "u7": (2.0625, 2.3125), "u8": (1.0, 3.0),
+    "f3e1m1": (2.8125, 2.8125), "f3e2m0": (2.4375, 2.8125), "f4e1m2": (1.75, 2.75),
+    "f4e2m1": (2.5, 2.25), "f4e3m0": (2.75, 2.75), "f5e1m3": (2.6875, 2.6875),
+    "f5e2m2": (2.6875, 2.6875), "f5e3m1": (2.8125, 2.6875), "f5e4m0": (2.6875, 2.6875),
+    "f6e2m3": (2.75, 2.75), "f6e3m2": (2.625, 2.625), "f6e4m1": (2.625, 2.75),
+    "f7e2m4": (2.75, 2.75), "f7e3m3": (2.75, 2.875), "f7e4m2": (3.0625, 2.875),
+    "f7e5m1": (2.3125, 2.75), "f8e4m3": (2.5, 2.5), "f8e5m2": (1.0, 2.5), "f8e3m4": (2.5, 2.5),
+    "f8e1m6": (2.5, 2.5), "f8e6m1": (None, 2.5), "uf8e8m0": (None, 1.5),
+}  # fmt: skip
+INT8_COSTS = (0.9375, 0.875, 1.0625, 0.75, 1.1875, 1.125, 1.3125, 0.5)
+BYTES = codebook(3, [0, 1, 2, 3, -1, -2, -3, 1.5])  # the lower bytes of these halves are 0
+FINE = codebook(3, [0.1 * k for k in range(8)])
+QUARTER = codebook(2, [-1, -0.3, 0.3, 1])
+CODEBOOK_COSTS = ((NF4, 5.25), (BYTES, 2.3125), (FINE, 2.8125), (QUARTER, 2.625))
+
+
+def plan_bounds():
+    for name, costs in COSTS.items():
+        for target, cost in zip((float16, bfloat16), costs, strict=True):
+            if cost is not None:
+                yield dtype_from_name(name), target, cost
+                if name.startswith("u") and name[1].isdigit():
+                    yield dtype_from_name("i" + name[1:]), target, cost
+    for nbits, cost in enumerate(INT8_COSTS, 1):
+        for kind in "iu":
+            yield dtype_from_name(f"{kind}{nbits}"), int8, cost
+    for dtype, cost in CODEBOOK_COSTS:
+        yield dtype, float16, cost
+
+
+PLANS = list(plan_bounds())
+
+
+def test_every_low_precision_type_is_planned():
+    for dtype in LOW_PRECISION:
+        targets = {target for planned, target, _ in PLANS if planned == dtype}
+        assert {float16, bfloat16} <= targets
+
+
+@pytest.mark.parametrize(("dtype", "target", "cost"), PLANS, ids=str)
+def test_plans_are_right_and_short(dtype, target, cost):
+    plan = plan_unpack(dtype, target)
+    plan.prove()
+    assert plan.issue_per_pair <= cost
+    assert plan.alu_per_pair <= plan.issue_per_pair
+    places = [place for bits in plan.placement for place in bits]
+    assert {(w, b) for w in range(plan.words) for b in range(32)} == set(places)
+    assert plan.words * 32 == len(places) == plan.elements * dtype.nbits
+    assert len(plan.outputs) * (4 if target == int8 else 2) == plan.elements
+
+
+@given(st.sampled_from(PLANS), st.data())
+def test_packing_is_a_bijection_of_words_and_codes(planned, data):
+    plan = plan_unpack(*planned[:2])
+    word = st.integers(0, (1 << 32) - 1)
+    words = np.array(data.draw(st.lists(word, min_size=plan.words, max_size=plan.words)), np.uint32)
+    assert words.tolist() == plan.pack(plan.unpack_codes(words)).tolist()
+
+
+@pytest.mark.parametrize(("dtype", "target"), [(uint3b, float16), (NF4, float16), (int8, bfloat16)])
+def test_the_proof_finds_every_broken_step(dtype, target):
+    plan = plan_unpack(dtype, target)
+    zeros = Step("lop3", (0, 0, 0), 0)
+    for index in range(len(plan.steps)):
+        steps = (*plan.steps[:index], zeros, *plan.steps[index + 1 :])
+        with pytest.raises(TilusError, match="is wrong at element"):
+            replace(plan, steps=steps).prove()
+
+
+def test_the_proof_finds_a_wrong_base_and_scale():
+    plan = plan_unpack(uint3b, float16)
+    for changed in (replace(plan, scale=2.0), replace(plan, base=(1.0, *plan.base[1:]))):
+        with pytest.raises(TilusError, match="is wrong at element"):
+            changed.prove()
+
+
+def test_steps_do_what_the_manual_says():
+    plan = plan_unpack(uint8, bfloat16)
+    words = np.array([0x04030201], np.uint32)
+
+    def run(step):
+        return int(replace(plan, steps=(step,), outputs=(1,)).run(words)[0])
+
+    assert 0x04030201 & 0xFF == run(Step("lop3", (0, Constant(0xFF), Constant(0)), 0xC0))
+    assert 0x03020104 == run(Step("shf", (0, 0), 8))
+    assert 0x00040302 == run(Step("shf", (0, Constant(0)), 24))
+    assert 0xFF8001FF == run(Step("prmt", (0, Constant(0x80), Constant(0xC40C))))
+    half = Constant(0x3F803F80)  # bfloat16 1.0, twice
+    assert 0x40004000 == run(Step("hfma2", (half, half, half)))
+
+
+@pytest.mark.parametrize("dtype", [uint4b, uint8, NF4])
+def test_runs_words_of_any_rank(dtype):
+    plan = plan_unpack(dtype, bfloat16)
+    codes = np.arange(2 * 3 * plan.elements).reshape(2, 3, plan.elements) % (1 << dtype.nbits)
+    outputs = plan.run(plan.pack(codes))
+    assert (2, 3, len(plan.outputs)) == outputs.shape
+    assert outputs[1, 2].tolist() == plan.run(plan.pack(codes[1, 2])).tolist()
+
+
+def test_bases():
+    assert (16.0, 16.0, 256.0, 256.0) == plan_unpack(uint4b, float16).base_by_register
+    signed = plan_unpack(int4b, float16).base
+    assert tuple(b + 8 for b in plan_unpack(uint4b, float16).base) == signed
+    assert plan_unpack(uint3b, float16).base_by_register is None
+
+
+def test_special_codes():
+    assert 256 == len(plan_unpack(float8_e5m2, float16).exact_codes)
+    infinite = [0x7C, 0x7D, 0x7E, 0x7F, 0xFC, 0xFD, 0xFE, 0xFF]
+    exact = plan_unpack(float8_e5m2, bfloat16).exact_codes
+    assert infinite == sorted(set(range(256)) - set(exact))
+    assert [0x7F, 0xFF] == sorted(
+        set(range(256)) - set(plan_unpack(float8_e4m3, float16).exact_codes)
+    )
+
+
+def test_a_tuple_of_values_is_a_codebook():
+    assert plan_unpack(NF4, float16) == plan_unpack(NF4.values, float16)
+
+
+def test_a_plan_prints_its_placement_and_steps():
+    text = str(plan_unpack(uint4b, float16)).splitlines()
+    assert "uint4b -> float16: 8 elements in 1 words, 5 steps, 1.25 a pair" == text[0]
+    assert "r0 bits 31..16" == text[2][:14] and "r0 bits 15..0 " == text[3][:14]
+    assert 32 == sum(line.count(".") for line in text[2:4]) - 4
+    assert ["r1", "r2", "r3", "r4", "r5"] == [line.split()[0] for line in text[4:]]
+    assert 4 == sum("  output " in line for line in text)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: plan_unpack(int16, float16), "int16 cannot be unpacked"),
+        (lambda: plan_unpack(float_(1, 0), float16), "cannot be unpacked"),
+        (lambda: plan_unpack(uint4b, float32), "no unpacking to float32"),
+        (lambda: plan_unpack(float4_e2m1, int8), "cannot be unpacked to int8"),
+        (lambda: plan_unpack(float_(6, 1), float16), "does not fit float16"),
+        (lambda: plan_unpack(codebook(2, [0, 1, 2, 1e6]), float16), "overflows float16"),
+        (lambda: plan_unpack((0.0, 1.0, 2.0), float16), "one value for each"),
+        (lambda: plan_unpack(uint4b, float16).run(np.zeros(2, np.uint32)), "words of its"),
+    ],
+)
+def test_impossible_plans_are_explained(build, message):
+    with pytest.raises(TilusError) as caught:
+        build()
+    assert message in caught.value.message
+
+
+def test_the_page_of_the_manual_runs(capsys):
+    page = (Path(__file__).parents[3] / "docs" / "bits.md").read_text()
+    snippets = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names: dict[str, object] = {}
+    for snippet in snippets:
+        exec(snippet, names)
+    assert 2 == len(snippets)
+    assert f"{plan_unpack(uint4b, float16)}\n" == capsys.readouterr().out
