@@ -41,9 +41,9 @@ __device__ __forceinline__ uint32_t f16x2_of_f32(uint32_t low, uint32_t high) {
 }
 
 __device__ __forceinline__ void m16n8k16_f16_f32(
-    float* c, const uint32_t* a, const uint32_t* b) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+    float* d, const uint32_t* a, const uint32_t* b, const float* c) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};"
+        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
 }
 
 extern "C" __global__ void __launch_bounds__(128) async_matmul(int m, uint8_t* a_ptr, uint8_t* b_ptr, uint8_t* c_ptr) {
@@ -103,17 +103,17 @@ extern "C" __global__ void __launch_bounds__(128) async_matmul(int m, uint8_t* a
         // t_2: float32[32, 64] @ register_layout([32, 64], [2, 2, 8, 4, 2, 4, 2], [3, 2, 5], [0, 4, 1, 6]) = dot(t, t_1, c=acc)
         alignas(16) float t_2[16];
         #pragma unroll
-        for (int i = 0; i < 16; i++) {
-            t_2[i] = acc[i];
+        for (int m = 0; m < 2; m++) {
+            #pragma unroll
+            for (int n = 0; n < 2; n++) {
+                m16n8k16_f16_f32(&t_2[(m * 2 + n) * 4], &t[m * 2 * 4], &t_1[n * 2], &acc[(m * 2 + n) * 4]);
+            }
         }
         #pragma unroll
-        for (int k = 0; k < 2; k++) {
+        for (int m = 0; m < 2; m++) {
             #pragma unroll
-            for (int m = 0; m < 2; m++) {
-                #pragma unroll
-                for (int n = 0; n < 2; n++) {
-                    m16n8k16_f16_f32(&t_2[(m * 2 + n) * 4], &t[(m * 2 + k) * 4], &t_1[(k * 2 + n) * 2]);
-                }
+            for (int n = 0; n < 2; n++) {
+                m16n8k16_f16_f32(&t_2[(m * 2 + n) * 4], &t[(m * 2 + 1) * 4], &t_1[(1 * 2 + n) * 2], &t_2[(m * 2 + n) * 4]);
             }
         }
         // acc: float32[32, 64] @ register_layout([32, 64], [2, 2, 8, 4, 2, 4, 2], [3, 2, 5], [0, 4, 1, 6]) = assign(t_2)

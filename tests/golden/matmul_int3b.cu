@@ -39,9 +39,9 @@ __device__ __forceinline__ uint32_t f16x2_of_f32(uint32_t low, uint32_t high) {
 }
 
 __device__ __forceinline__ void m16n8k16_f16_f32(
-    float* c, const uint32_t* a, const uint32_t* b) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+    float* d, const uint32_t* a, const uint32_t* b, const float* c) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};"
+        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
 }
 
 extern "C" __global__ void __launch_bounds__(128) quantized_matmul(int m, uint8_t* x_ptr, uint8_t* tiles_ptr, uint8_t* scales_ptr, uint8_t* zeros_ptr, uint8_t* y_ptr) {
@@ -166,16 +166,14 @@ extern "C" __global__ void __launch_bounds__(128) quantized_matmul(int m, uint8_
         // t_3: float32[16, 64] @ register_layout([16, 64], [2, 8, 4, 2, 4, 2], [2, 1, 4], [3, 0, 5]) = dot(x, t_2, c=acc)
         alignas(16) float t_3[8];
         #pragma unroll
-        for (int i = 0; i < 8; i++) {
-            t_3[i] = acc[i];
+        for (int n = 0; n < 2; n++) {
+            m16n8k16_f16_f32(&t_3[n * 4], &x[0], &t_2[n * 2], &acc[n * 4]);
         }
         #pragma unroll
-        for (int k = 0; k < 4; k++) {
-            {
-                #pragma unroll
-                for (int n = 0; n < 2; n++) {
-                    m16n8k16_f16_f32(&t_3[(0 * 2 + n) * 4], &x[(0 * 4 + k) * 4], &t_2[(k * 2 + n) * 2]);
-                }
+        for (int k = 0; k < 3; k++) {
+            #pragma unroll
+            for (int n = 0; n < 2; n++) {
+                m16n8k16_f16_f32(&t_3[n * 4], &x[(k + 1) * 4], &t_2[((k + 1) * 2 + n) * 2], &t_3[n * 4]);
             }
         }
         // acc: float32[16, 64] @ register_layout([16, 64], [2, 8, 4, 2, 4, 2], [2, 1, 4], [3, 0, 5]) = assign(t_3)

@@ -38,6 +38,19 @@ def test_a_copy_arrives(dtype, evict):
     assert expected == run_body(body, blocks=2).tolist()
 
 
+@pytest.mark.parametrize("count", [16, 512, 528, 1040, 1002])
+def test_threads_that_do_not_divide_the_vectors(count):
+    """Of 4 float16 x 8 vectors and some: the last ones are copied by some threads alone."""
+    x = np.arange(2048) % 97
+
+    def body(k):
+        s = copied(k, x, [count], [16], float16)
+        arrive(k)
+        return k("load_shared", s)
+
+    assert x[16 : 16 + count].tolist() == run_body(body, warps=2).tolist()
+
+
 def test_elements_out_of_bounds_become_zero():
     def body(k):
         s = copied(k, X, [4, 16], [-2, 24])

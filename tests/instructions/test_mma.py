@@ -79,6 +79,32 @@ def test_a_product_is_added_and_accumulated_in_place():
     assert (3 * (A @ B) + 1).tolist() == accumulated.tolist()
 
 
+@pytest.mark.parametrize("warps", [1, 2, 4, 6])
+@pytest.mark.parametrize("dtype", [float16, float32], ids=str)
+def test_batches_are_multiplied_matrix_by_matrix(dtype, warps):
+    """With tensor cores where the warps share the batch or a matrix, and without."""
+    a, b, c = (RNG.integers(-4, 5, s) for s in ((4, 16, 32), (4, 32, 16), (4, 16, 16)))
+
+    def body(k):
+        return k("dot", k.tile(a, dtype), k.tile(b, dtype), k.tile(c, float32))
+
+    assert (a @ b + c).tolist() == run_body(body, warps=warps).tolist()
+
+
+def test_a_batch_is_shared_by_the_warps_first():
+    """Each of 4 warps has its own matrix, in which it does everything."""
+    config = mma_dot_config(atomic_mma_configs.m16n8k16_f16_f32, (1, 1), (1, 2, 2))
+    assert [
+        spatial(4, 1, 1) * layout.unsqueeze(0) for layout in (config.la, config.lb, config.lc)
+    ] == layouts_of(RegisterTensor(float16, (4, 16, 32)), RegisterTensor(float16, (4, 32, 16)), 4)
+
+
+def layouts_of(a, b, warps):
+    dot = Dot.build(a, b)
+    proposals = {p.tile: p.layout for p in dot.layouts(Known(32 * warps))}
+    return [proposals[tile] for tile in (a, b, dot.out)]
+
+
 def test_the_sum_is_rounded_once():
     # 2048 + 1 + 1 is 2050; adding the ones to a float16 one by one would stay at 2048.
     a, b = np.array([[2048.0, 1, 1]]), np.ones((3, 1))

@@ -12,6 +12,7 @@ meanwhile.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ from tilus.instructions.placement import vectorized_layout
 from tilus.interp.access import in_bounds, linear_offset, tensor_indices
 from tilus.interp.machine import spread
 from tilus.interp.shared import Access
-from tilus.ir.expr import Expr, as_int
+from tilus.ir.expr import Expr, apply, as_expr, as_int
 from tilus.ir.instruction import Effects, Instruction
 from tilus.ir.layout import RegisterLayout
 from tilus.ir.tensor import GlobalTensor, RegisterTensor, SharedTensor
@@ -125,11 +126,33 @@ class CopyAsync(
         machine.write_shared_async(self.dst, Access(None, places), values)
 
     def emit(self, e: Emitter) -> None:
-        tile = RegisterTensor(self.dst.dtype, self.dst.shape, name="copied")
-        widest = vectorized_layout(e.num_threads, tile.shape, tile.dtype, tile.shape[-1])
-        tile.layout = widest
-        source = GlobalAccess(e, tile, self.src, self.offsets, self.dims)
-        target = SharedAccess(e, tile, self.dst)
+        for first, shape in self._parts(e.num_threads):
+            self._emit_part(e, first, shape)
+
+    def _parts(self, num_threads: int) -> Iterator[tuple[int, tuple[int, ...]]]:
+        """(first element, shape) of what is copied at a time.
+
+        Threads share a row of vectors evenly as far as they can; then some copy one more.
+        """
+        shape, vector = self.dst.shape, 128 // self.dst.dtype.nbits
+        even = shape[0] - shape[0] % (num_threads * vector)
+        if len(shape) != 1 or even in (0, shape[0]) or shape[0] % vector:
+            yield 0, shape
+            return
+        yield 0, (even,)
+        yield even, (shape[0] - even,)
+
+    def _emit_part(self, e: Emitter, first: int, shape: tuple[int, ...]) -> None:
+        tile = RegisterTensor(self.dst.dtype, shape, name="copied")
+        tile.layout = vectorized_layout(e.num_threads, tile.shape, tile.dtype, tile.shape[-1])
+        offsets, starts, dims = self.offsets, (), ()
+        if shape != self.dst.shape:
+            (dim,) = self.dims
+            moved = apply("add", offsets[dim], as_expr(first))
+            offsets = (*offsets[:dim], moved, *offsets[dim + 1 :])
+            starts, dims = (as_expr(first),), (0,)
+        source = GlobalAccess(e, tile, self.src, offsets, self.dims)
+        target = SharedAccess(e, tile, self.dst, starts, dims)
         have = (source.piece_bytes(), target.piece_bytes())
         if None in have or min(have) < SMALLEST_COPY:  # type: ignore[type-var]
             self._emit_synchronous(e, tile, source, target)

@@ -12,8 +12,9 @@ is rounded once.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from math import gcd
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from tilus.dtypes import DataType, convert
 from tilus.errors import TilusError
 from tilus.instructions.arguments import expect
 from tilus.instructions.elementwise import default_layout, layout_of, local_index
-from tilus.ir.expr import apply, promote
+from tilus.ir.expr import Expr, apply, as_expr, promote
 from tilus.ir.instruction import Instruction, Known, Proposal, Strength
 from tilus.ir.layout import (
     AtomicMma,
@@ -38,6 +39,7 @@ from tilus.ir.layout import (
     holds_operands,
     local,
     mma_dot_config,
+    spatial,
 )
 from tilus.ir.tensor import RegisterTensor
 
@@ -48,6 +50,39 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 WARP_SIZE = 32
 _FLOAT8 = (dtypes.float8_e4m3, dtypes.float8_e5m2)
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """A tensor-core tiling of each matrix of a batch: `batch` (matrices a warp, groups of warps)
+    along the leading dimension; None where there is none.
+    """
+
+    config: MmaDotConfig
+    batch: tuple[int, int] | None = None
+
+    def _batched(self, layout: RegisterLayout) -> RegisterLayout:
+        if self.batch is None:
+            return layout
+        alone, groups = self.batch
+        return local(alone, 1, 1) * spatial(groups, 1, 1) * layout.unsqueeze(0)
+
+    @property
+    def la(self) -> RegisterLayout:
+        return self._batched(self.config.la)
+
+    @property
+    def lb(self) -> RegisterLayout:
+        return self._batched(self.config.lb)
+
+    @property
+    def lc(self) -> RegisterLayout:
+        return self._batched(self.config.lc)
+
+    @property
+    def matrices(self) -> int:
+        """The products that a warp computes."""
+        return 1 if self.batch is None else self.batch[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +97,9 @@ class Dot(Instruction, name="dot"):
         cls, a: Any, b: Any, c: Any = None, /, *, acc_dtype: Any = None, out: Any = None
     ) -> Dot:
         """`a @ b`, or `a @ b + c`: a of shape [m, k], b of [k, n], c and the result of [m, n].
+
+        With a leading dimension, the same in all of them, it multiplies matrix by matrix: a of
+        shape [batch, m, k], b of [batch, k, n], c and the result of [batch, m, n].
 
         `acc_dtype` is the dtype of c and the result: by default that of c or out, else float32 for
         floats of at most 32 bits and int32 for integers of at most 32 bits. `out=c` accumulates in
@@ -82,7 +120,7 @@ class Dot(Instruction, name="dot"):
             _check_shapes(left, right)
             like = acc_dtype or (addend.dtype if addend else None)
             dtype = like or _default_accumulator(_operand_dtype(left.dtype, right.dtype))
-            out = RegisterTensor(dtype, (left.shape[0], right.shape[1]))
+            out = RegisterTensor(dtype, (*left.shape[:-1], right.shape[-1]))
         result = expect(out, RegisterTensor, "dot: out")
         if acc_dtype is not None and result.dtype != acc_dtype:
             raise TilusError(
@@ -96,7 +134,7 @@ class Dot(Instruction, name="dot"):
         _check_shapes(self.a, self.b)
         operand = _operand_dtype(self.a.dtype, self.b.dtype)
         _check_accumulator(operand, self.out.dtype)
-        expected = RegisterTensor(self.out.dtype, (self.a.shape[0], self.b.shape[1]))
+        expected = RegisterTensor(self.out.dtype, (*self.a.shape[:-1], self.b.shape[-1]))
         for what, tile in (("c", self.c), ("the result", self.out)):
             self.require(
                 tile is None or (tile.dtype, tile.shape) == (expected.dtype, expected.shape),
@@ -125,7 +163,7 @@ class Dot(Instruction, name="dot"):
             if tile not in have:
                 yield Proposal(tile, layout, Strength.MUST)
 
-    def _fragments(self, config: MmaDotConfig) -> Iterator[tuple[RegisterTensor, RegisterLayout]]:
+    def _fragments(self, config: Tiling) -> Iterator[tuple[RegisterTensor, RegisterLayout]]:
         yield self.a, config.la
         yield self.b, config.lb
         for tile in self._accumulators:
@@ -133,7 +171,7 @@ class Dot(Instruction, name="dot"):
 
     def _configuration(
         self, num_threads: int, have: dict[RegisterTensor, RegisterLayout]
-    ) -> tuple[MmaDotConfig | None, str]:
+    ) -> tuple[Tiling | None, str]:
         """The best tensor-core tiling that agrees with the known layouts, or why there is none."""
         try:
             configs = self._tilings(num_threads)
@@ -143,24 +181,41 @@ class Dot(Instruction, name="dot"):
             if all(have.get(tile, layout) == layout for tile, layout in self._fragments(config)):
                 return config, ""
         fixed = ", ".join(name for name, tile in self._named() if tile in have)
-        return None, f"no {configs[0].atom.name} tiling has the layouts that {fixed} have already"
+        return (
+            None,
+            f"no {configs[0].config.atom.name} tiling has the layouts that {fixed} have already",
+        )
 
     def _named(self) -> Iterator[tuple[str, RegisterTensor]]:
         yield from (("a", self.a), ("b", self.b), ("the result", self.out))
         if self.c is not None and self.c is not self.out:
             yield "c", self.c
 
-    def _tilings(self, num_threads: int) -> list[MmaDotConfig]:
+    def _tilings(self, num_threads: int) -> list[Tiling]:
         """All tilings by the block's warps, first those in which a warp reads the least."""
+        warps = num_threads // WARP_SIZE
+        if len(self.a.shape) == 2:
+            return [Tiling(config) for config in self._configs(num_threads, warps)]
+        count = self.a.shape[0]
+        groups = [g for g in range(gcd(count, warps), 0, -1) if gcd(count, warps) % g == 0]
+        tilings: list[Tiling] = []
+        for group in groups:
+            with suppress(LayoutError):
+                configs = self._configs(num_threads, warps // group)
+                tilings += [Tiling(config, (count // group, group)) for config in configs]
+        return tilings or [Tiling(c) for c in self._configs(num_threads, warps)]
+
+    def _configs(self, num_threads: int, warps: int) -> list[MmaDotConfig]:
+        """The tilings of one matrix by `warps` warps."""
         atom = find_atomic_mma(self.a.dtype, self.b.dtype, self.out.dtype)
-        (m, k), n = self.a.shape, self.b.shape[1]
+        (m, k), n = self.a.shape[-2:], self.b.shape[-1]
         for name, extent, unit in (("m", m, atom.m), ("n", n, atom.n), ("k", k, atom.k)):
             if extent % unit:
                 raise LayoutError(
                     f"the tile is no multiple of {atom.name}",
                     found=f"{name} = {extent}, {unit} needed",
                 )
-        warps, rows, columns = num_threads // WARP_SIZE, m // atom.m, n // atom.n
+        rows, columns = m // atom.m, n // atom.n
         configs = [
             mma_dot_config(
                 atom, (wm, warps // wm), (rows // wm, columns * wm // warps, k // atom.k)
@@ -185,9 +240,10 @@ class Dot(Instruction, name="dot"):
             if known.register(tile) is None:
                 yield Proposal(tile, layout, Strength.MUST)
         # A thread computes its elements alone when it holds their rows of a and columns of b.
-        k = self.a.shape[1]
-        rows, columns = layout.reduce(1, keepdims=True), layout.reduce(0, keepdims=True)
-        for tile, operand in ((self.a, rows * local(1, k)), (self.b, columns * local(k, 1))):
+        k, rank = self.a.shape[-1], len(self.a.shape)
+        rows = layout.reduce(rank - 1, keepdims=True) * local(*(1,) * (rank - 1), k)
+        columns = layout.reduce(rank - 2, keepdims=True) * local(*(1,) * (rank - 2), k, 1)
+        for tile, operand in ((self.a, rows), (self.b, columns)):
             if known.register(tile) is None:
                 yield Proposal(tile, operand, Strength.SHOULD)
 
@@ -197,8 +253,9 @@ class Dot(Instruction, name="dot"):
         config, refusal = self._configuration(num_threads, have)
         if config is None:
             return f"dot without tensor cores: {refusal}"
-        warps, repeat = ("x".join(map(str, e)) for e in (config.warp_spatial, config.warp_repeat))
-        return f"dot by {config.atom.opcode}: warps {warps}, each {repeat} times"
+        tiling = config.config
+        warps, repeat = ("x".join(map(str, e)) for e in (tiling.warp_spatial, tiling.warp_repeat))
+        return f"dot by {tiling.atom.opcode}: warps {warps}, each {repeat} times"
 
     def check_layouts(self) -> None:
         if self.c is not None:
@@ -228,13 +285,13 @@ class Dot(Instruction, name="dot"):
             e.note(f"{e.name(self.out)}: dot without tensor cores: {refusal}")
             self._emit_simt(e)
             return
-        if e.target.properties.compute_capability < config.atom.min_capability:
+        atom = config.config.atom
+        if e.target.properties.compute_capability < atom.min_capability:
             raise TilusError(
-                f"dot: {config.atom.name} does not exist on {e.target}",
-                expected="compute capability {}.{}".format(*config.atom.min_capability),
+                f"dot: {atom.name} does not exist on {e.target}",
+                expected="compute capability {}.{}".format(*atom.min_capability),
                 hint="cast the operands to float16 first",
             )
-        self._start(e)
         self._emit_atoms(e, config)
 
     def _start(self, e: Emitter) -> None:
@@ -249,10 +306,23 @@ class Dot(Instruction, name="dot"):
         with e.unrolled(layout_of(self.out).local_size) as i:
             e.set(self.out, i, e.get(self.c, local_index(e, self.out, self.c, i)))
 
-    def _emit_atoms(self, e: Emitter, config: MmaDotConfig) -> None:
+    def _emit_atoms(self, e: Emitter, tiling: Tiling) -> None:
         """One instruction for each (row, column, depth) of atoms; a warp's atoms lie row-major."""
-        rm, rn, rk = config.warp_repeat
-        atom = config.atom
+        start = self.c
+        if start is None or layout_of(start) != layout_of(self.out):
+            self._start(e)
+            start = self.out
+        out, added = e.declare(self.out, zero=self.c is None), e.tile(start)
+        # The first product of each accumulator adds to c where it lies: nothing is copied.
+        self._emit_steps(e, tiling, out, added, 0, 1)
+        if tiling.config.warp_repeat[2] > 1:
+            self._emit_steps(e, tiling, out, out, 1, tiling.config.warp_repeat[2])
+
+    def _emit_steps(
+        self, e: Emitter, tiling: Tiling, out: str, added: str, first: int, end: int
+    ) -> None:
+        rm, rn, rk = tiling.config.warp_repeat
+        atom = tiling.config.atom
         words = [
             _words(layout, dtype)
             for layout, dtype in (
@@ -262,20 +332,27 @@ class Dot(Instruction, name="dot"):
             )
         ]
         mma = e.define(atom.name, mma_function(atom, *words))
-        c, a, b = e.tile(self.out), e.tile(self.a), e.tile(self.b)
-        with e.unrolled(rk, "k") as k, e.unrolled(rm, "m") as m, e.unrolled(rn, "n") as n:
-            e(
-                f"{mma}(&{c}[({m} * {rn} + {n}) * {words[0]}], "
-                f"&{a}[({m} * {rk} + {k}) * {words[1]}], &{b}[({k} * {rn} + {n}) * {words[2]}]);"
+        a, b = e.tile(self.a), e.tile(self.b)
+        with ExitStack() as loops:
+            counts = (tiling.matrices, end - first, rm, rn)
+            x, k, m, n = (
+                loops.enter_context(e.unrolled(count, name)) if count > 1 else "0"
+                for count, name in zip(counts, "xkmn", strict=True)
             )
+            k = k if first == 0 else "1" if end == 2 else f"({k} + 1)"
+            batch = (x, tiling.matrices)
+            c = _place([batch, (m, rm), (n, rn)], words[0])
+            left = _place([batch, (m, rm), (k, rk)], words[1])
+            right = _place([batch, (k, rk), (n, rn)], words[2])
+            e(f"{mma}(&{out}[{c}], &{a}[{left}], &{b}[{right}], &{added}[{c}]);")
 
     def _emit_simt(self, e: Emitter) -> None:
         """Each thread multiplies the rows and columns of its elements."""
-        out, depth, columns = layout_of(self.out), self.a.shape[1], self.b.shape[1]
-        row, column = np.divmod(out.logical_indices()[..., None], columns)
+        out, (height, depth), columns = layout_of(self.out), self.a.shape[-2:], self.b.shape[-1]
+        row, column = np.divmod(out.logical_indices()[..., None], columns)  # of all the batch
         steps = np.arange(depth)
         left = _registers(layout_of(self.a), row * depth + steps)
-        right = _registers(layout_of(self.b), steps * columns + column)
+        right = _registers(layout_of(self.b), (row // height * depth + steps) * columns + column)
         wide = self.out.dtype if self.out.dtype.nbits >= 32 else dtypes.float32
         elsewhere = [t for t, table in ((self.a, left), (self.b, right)) if table is None]
         boxes = _stage(e, list(dict.fromkeys(elsewhere)), wide)
@@ -287,7 +364,8 @@ class Dot(Instruction, name="dot"):
                 None if table is None else e.constant_table(table.reshape(-1), "at")
                 for table in (left, right)
             )
-            j, k = (e.index(index) for index in out.indices(e.thread, turn))
+            *batch, j, k = (e.index(index) for index in out.indices(e.thread, turn))
+            above, before = (f"({b}) * {n} + " for b in batch or ["0"] for n in (height, depth))
             with _steps(e, depth, unrolled=len(elsewhere) < 2) as step:
                 register = f"{i} * {depth} + {step}"
                 x, y = (
@@ -295,8 +373,8 @@ class Dot(Instruction, name="dot"):
                     if at is None
                     else value_as(e, tile, f"{at}[{register}]", wide)
                     for tile, at, place in (
-                        (self.a, rows_at, f"({j}) * {depth} + {step}"),
-                        (self.b, columns_at, f"{step} * {columns} + {k}"),
+                        (self.a, rows_at, f"({above}{j}) * {depth} + {step}"),
+                        (self.b, columns_at, f"({before}{step}) * {columns} + {k}"),
                     )
                 )
                 e(f"{total} += {x} * {y};")
@@ -328,11 +406,12 @@ def _operand_traffic(config: MmaDotConfig) -> tuple[int, tuple[int, int]]:
 
 
 def _check_shapes(a: RegisterTensor, b: RegisterTensor) -> None:
-    if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[1] != b.shape[0]:
+    ranks, batches = (len(a.shape), len(b.shape)), (a.shape[:-2], b.shape[:-2])
+    if ranks not in ((2, 2), (3, 3)) or batches[0] != batches[1] or a.shape[-1] != b.shape[-2]:
         raise TilusError(
             "dot: the shapes do not multiply",
             found=f"{list(a.shape)} @ {list(b.shape)}",
-            expected="[m, k] @ [k, n]",
+            expected="[m, k] @ [k, n], or [batch, m, k] @ [batch, k, n]",
             hint="transpose or reshape an operand",
         )
 
@@ -400,8 +479,9 @@ def _stage(e: Emitter, tiles: list[RegisterTensor], dtype: DataType) -> dict[Reg
         first = first_of(e, replicas(layout))
         with e.block(f"if ({first})" if first else ""):
             for i, turn in turns(e, layout.local_size):
-                row, column = layout.indices(e.thread, turn)
-                place = apply("add", apply("mul", row, tile.shape[1]), column)
+                place: Expr = as_expr(0)
+                for index, extent in zip(layout.indices(e.thread, turn), tile.shape, strict=True):
+                    place = apply("add", apply("mul", place, extent), index)
                 e(f"{box}[{e.index(place)}] = {value_as(e, tile, i, dtype)};")
     e.sync()
     return boxes
@@ -418,6 +498,18 @@ def _steps(e: Emitter, depth: int, *, unrolled: bool) -> Iterator[str]:
         yield "k"
 
 
+def _place(digits: list[tuple[str, int]], unit: int) -> str:
+    """C: the row-major index of `digits`, as (value, extent), in units of `unit`."""
+    place = ""
+    for value, extent in digits:
+        if extent == 1:
+            continue
+        place = f"{place} * {extent}" if place else ""
+        if value != "0":
+            place = f"({place} + {value})" if place else value
+    return f"{place} * {unit}" if place else "0"
+
+
 def _words(fragment: RegisterLayout, dtype: DataType) -> int:
     """Array entries of one atom's fragment."""
     return fragment.local_size * min(dtype.nbits, 32) // 32
@@ -430,15 +522,16 @@ def mma_function(atom: AtomicMma, c: int, a: int, b: int) -> str:
     """
     kind = {"float32": "float", "int32": "int"}.get(atom.c_dtype, "uint32_t")
     letter = "f" if kind == "float" else "r"
-    numbers = iter(range(c + a + b))
-    d, left, right = (
-        "{" + ", ".join(f"%{next(numbers)}" for _ in range(count)) + "}" for count in (c, a, b)
+    numbers = iter(range(2 * c + a + b))
+    d, left, right, added = (
+        "{" + ", ".join(f"%{next(numbers)}" for _ in range(count)) + "}" for count in (c, a, b, c)
     )
-    outputs = ", ".join(f'"+{letter}"(c[{i}])' for i in range(c))
-    inputs = ", ".join(f'"r"({name}[{i}])' for name, n in (("a", a), ("b", b)) for i in range(n))
+    outputs = ", ".join(f'"={letter}"(d[{i}])' for i in range(c))
+    operands = (("r", "a", a), ("r", "b", b), (letter, "c", c))
+    inputs = ", ".join(f'"{kind}"({name}[{i}])' for kind, name, n in operands for i in range(n))
     return f"""__device__ __forceinline__ void {atom.name}(
-    {kind}* c, const uint32_t* a, const uint32_t* b) {{
-    asm("{atom.opcode} {d}, {left}, {right}, {d};"
+    {kind}* d, const uint32_t* a, const uint32_t* b, const {kind}* c) {{
+    asm("{atom.opcode} {d}, {left}, {right}, {added};"
         : {outputs} : {inputs});
 }}
 """

@@ -14,6 +14,8 @@ from tilus.ir.layout.atoms import (
     mma_dot_config,
     resolve_dot_config,
 )
+from tilus.ir.layout.bit_machine import UnpackPlan
+from tilus.ir.layout.bit_search import NF4, plan_unpack
 from tilus.ir.layout.bits import BitLayout, bit_layout
 from tilus.ir.layout.draw import contents_table, draw_svg, visualize_layout
 from tilus.ir.layout.global_ import (
@@ -73,9 +75,11 @@ __all__ = [
     "Layout",
     "LayoutError",
     "MmaDotConfig",
+    "NF4",
     "RegisterLayout",
     "SharedLayout",
     "Swizzle",
+    "UnpackPlan",
     "atomic_mma_configs",
     "auto_local_spatial",
     "bank_conflicts",
@@ -102,6 +106,7 @@ __all__ = [
     "operand_locals",
     "parse_layout",
     "permute",
+    "plan_unpack",
     "reduce",
     "reduce_to",
     "register_layout",
