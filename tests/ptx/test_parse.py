@@ -10,19 +10,8 @@ import pytest
 
 from tests.ptx.kernels import apply, launch, module
 from tilus.errors import TilusError
-from tilus.ptx.parse import (
-    Address,
-    Immediate,
-    Kernel,
-    Negated,
-    Operand,
-    Pair,
-    Register,
-    Special,
-    Symbol,
-    Vector,
-    parse_ptx,
-)
+from tilus.ptx.parse import parse_ptx
+from tilus.ptx.syntax import Address, Immediate, Kernel, Negated, Operand, Pair, Register, Special, Symbol, Vector
 
 
 def parsed(body: str, declarations: str = "") -> Kernel:

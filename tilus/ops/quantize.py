@@ -1,88 +1,37 @@
-"""Quantised weights: a matrix as codes of 1 to 8 bits with a scale (and maybe a zero point) per
-group.
+"""Rounding a weight to codes: `quantize(w, tilus.uint4b, group_size=128)`.
 
-    w[n, k]  ~  (value(code[n, k]) - zero[k // group, n]) * scale[k // group, n]
-
-Groups run along k, the input dimension, as in every checkpoint format. The matrix is [N, K] =
-[out, in] like torch's.
+Two ways to choose the scale of a group: "rtn" fits its extremes, "mse" searches below that for the
+least squared error. The surprise: scales are rounded to their stored dtype before the codes are
+chosen, so that each weight goes to the nearest number that will be read back.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from tilus.dtypes import DataType
+from tilus.dtypes import DataType, codebook
 from tilus.errors import TilusError
-from tilus.tensor import Tensor, from_carrier
+from tilus.ops.storage import FLOATS, QuantizedTensor, check_code_type, check_groups
+from tilus.tensor import from_carrier
+
+__all__ = ["NF4", "QuantizedTensor", "quantize"]
 
 WIDEST_VALUE = 448.0  # codes are scaled to at most this, so that scales stay normal float16 numbers
 
-
-@dataclass(eq=False)
-class QuantizedTensor:
-    """A quantised matrix [N, K].
-
-    Attributes:
-        dtype: the type of the codes, 1 to 8 bits.
-        shape: (N, K).
-        group_size: elements along K that share a scale; it divides K.
-        codes: [N, K] tensor of `dtype`, packed.
-        scales: [K / group_size, N], float16, bfloat16 or float32.
-        zeros: [K / group_size, N] of the scales' dtype, or None where 0 stands for 0.
-    """
-
-    dtype: DataType
-    shape: tuple[int, int]
-    group_size: int
-    codes: Tensor
-    scales: torch.Tensor
-    zeros: torch.Tensor | None = None
-    prepared: dict[Any, torch.Tensor] = field(default_factory=dict[Any, torch.Tensor], repr=False)
-
-    def __post_init__(self) -> None:
-        n, k = self.shape
-        _check_groups(k, self.group_size)
-        expected = (k // self.group_size, n)
-        for name, tensor in (("scales", self.scales), ("zeros", self.zeros)):
-            if tensor is not None and tuple(tensor.shape) != expected:
-                raise TilusError(
-                    f"the {name} have another shape than the groups",
-                    found=str(list(tensor.shape)),
-                    expected=f"{list(expected)} = [K / group_size, N]",
-                )
-        if self.codes.dtype != self.dtype or tuple(self.codes.shape) != (n, k):
-            raise TilusError(
-                "the codes do not fit the quantised tensor",
-                found=f"{self.codes.dtype}{list(self.codes.shape)}",
-                expected=f"{self.dtype}{[n, k]}",
-            )
-
-    @property
-    def device(self) -> torch.device:
-        return self.scales.device
-
-    @property
-    def bits_per_weight(self) -> float:
-        """Storage of codes, scales and zero points, per weight."""
-        n, k = self.shape
-        extra = self.scales.numel() * self.scales.element_size()
-        if self.zeros is not None:
-            extra += self.zeros.numel() * self.zeros.element_size()
-        return self.dtype.nbits + 8 * extra / (n * k)
-
-    def dequantize(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """The matrix [N, K] that the codes stand for, computed in float64 and rounded once to
-        `dtype`.
-        """
-        values = torch.from_numpy(self.dtype.decode(self.codes.numpy_carrier()).astype("float64"))
-        scales = self.scales.cpu().double().repeat_interleave(self.group_size, 0).T
-        if self.zeros is not None:
-            values = values - self.zeros.cpu().double().repeat_interleave(self.group_size, 0).T
-        return (values * scales).to(dtype).to(self.device)
+# NormalFloat of 4 bits: quantiles of the normal distribution with an exact zero, scaled to [-1, 1]
+# (Dettmers et al., "QLoRA", arXiv 2305.14314, Appendix E "NormalFloat 4-bit data type").
+NF4 = codebook(
+    4,
+    (
+        -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
+        -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
+        0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+        0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+    ),
+)  # fmt: skip
 
 
 def quantize(
@@ -98,17 +47,18 @@ def quantize(
 
     Args:
         weight: [N, K] floating point, on any device.
-        dtype: integer or float of 1 to 8 bits.
+        dtype: integer, float or codebook of 1 to 8 bits.
         group_size: along K; -1 means one group per row. It must divide K.
-        symmetric: no zero point per group. Integers only: with False each group gets one, so that
-            its range is that of its weights.
+        symmetric: no zero point per group; unsigned integers then have 2^(bits - 1) as common
+            one. Integers only: with False each group gets one, so that its range is that of its
+            weights.
         method: "rtn" rounds to nearest with the scale that fits the extremes; "mse" also tries
             smaller scales and keeps the one with the least squared error.
         scale_dtype: float16, bfloat16 or float32.
 
     Raises:
         TilusError: weight is no matrix, not finite or empty; K is not a multiple of the group;
-            dtype is not a 1..8-bit type.
+            dtype is not a 1..8-bit type, or scale_dtype not one of the three.
 
     >>> import tilus
     >>> w = torch.linspace(-1, 1, 64).reshape(2, 32)
@@ -116,31 +66,32 @@ def quantize(
     >>> bool((q.dequantize() - w).abs().max() < 0.04)
     True
     """
-    _check_weight(weight, dtype, method)
+    _check_weight(weight)
+    _check_choices(dtype, method, scale_dtype)
     n, k = weight.shape
     group = k if group_size == -1 else group_size
-    _check_groups(k, group)
+    check_groups(k, group)
     grouped = weight.detach().double().cpu().reshape(n, k // group, group)
     scale, zero = _fit(grouped, dtype, symmetric, scale_dtype)
     if method == "mse":
-        scale, zero = _search(grouped, dtype, scale, zero, scale_dtype)
+        scale = _search(grouped, dtype, scale, zero, scale_dtype)
     codes = from_carrier(_round(grouped, scale, zero, dtype).reshape(n, k), dtype)
-    device = weight.device
-    return QuantizedTensor(
-        dtype,
-        (n, k),
-        group,
-        Tensor(dtype, (n, k), codes.storage.to(device)),
-        scale.squeeze(-1).T.contiguous().to(scale_dtype).to(device),
-        None if zero is None else zero.squeeze(-1).T.contiguous().to(scale_dtype).to(device),
-    )
+    common = zero if isinstance(zero, float) else 0.0
+    zeros = None if isinstance(zero, float) else _per_group(zero, scale_dtype)
+    scales = _per_group(scale, scale_dtype)
+    return QuantizedTensor(dtype, (n, k), group, codes, scales, zeros, common).to(weight.device)
+
+
+def _per_group(numbers: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """[N, groups, 1] -> [groups, N]"""
+    return numbers.squeeze(-1).T.contiguous().to(dtype)
 
 
 def _fit(
     grouped: torch.Tensor, dtype: DataType, symmetric: bool, scale_dtype: torch.dtype
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Scale and zero point, [N, groups, 1] float64 (as the scale dtype rounds them), that fit
-    the extremes.
+) -> tuple[torch.Tensor, torch.Tensor | float]:
+    """Scale, [N, groups, 1] float64 (as the scale dtype rounds it), that fits the extremes; and
+    the zero point, of the same shape or common.
     """
     if dtype.is_integer() and not symmetric:
         low, high = int(dtype.min_value), int(dtype.max_value)
@@ -153,10 +104,9 @@ def _fit(
         # sign.
         middle = 2 ** (dtype.nbits - 1) if dtype.kind == "uint" else 0
         extreme = grouped.gather(-1, grouped.abs().argmax(-1, keepdim=True))
-        scale = _rounded(extreme / (int(dtype.min_value) - middle), scale_dtype)
-        return scale, torch.full_like(scale, middle) if middle else None
+        return _rounded(extreme / (int(dtype.min_value) - middle), scale_dtype), float(middle)
     extreme = grouped.abs().amax(-1, keepdim=True)
-    return _rounded(extreme / _largest(dtype), scale_dtype), None
+    return _rounded(extreme / _largest(dtype), scale_dtype), 0.0
 
 
 def _largest(dtype: DataType) -> float:
@@ -177,12 +127,10 @@ def _rounded(scale: torch.Tensor, scale_dtype: torch.dtype) -> torch.Tensor:
 
 
 def _round(
-    grouped: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None, dtype: DataType
+    grouped: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | float, dtype: DataType
 ) -> Any:
     """Codes of the nearest values, as a carrier array [N, groups, group]."""
-    target = grouped / scale
-    if zero is not None:
-        target = target + zero
+    target = grouped / scale + zero
     if dtype.is_integer():
         target = target.round()
     return dtype.encode(target.numpy())
@@ -192,9 +140,9 @@ def _search(
     grouped: torch.Tensor,
     dtype: DataType,
     scale: torch.Tensor,
-    zero: torch.Tensor | None,
+    zero: torch.Tensor | float,
     scale_dtype: torch.dtype,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+) -> torch.Tensor:
     """The scale among 0.5..1 of the fitting one with the least squared error in its group."""
     best, best_error = scale, _squared_error(grouped, dtype, scale, zero)
     for step in range(1, 51):
@@ -202,30 +150,17 @@ def _search(
         error = _squared_error(grouped, dtype, trial, zero)
         best = torch.where(error < best_error, trial, best)
         best_error = torch.minimum(error, best_error)
-    return best, zero
+    return best
 
 
 def _squared_error(
-    grouped: torch.Tensor, dtype: DataType, scale: torch.Tensor, zero: torch.Tensor | None
+    grouped: torch.Tensor, dtype: DataType, scale: torch.Tensor, zero: torch.Tensor | float
 ) -> torch.Tensor:
     values = torch.from_numpy(dtype.decode(_round(grouped, scale, zero, dtype)).astype("float64"))
-    if zero is not None:
-        values = values - zero
-    return ((values * scale - grouped) ** 2).sum(-1, keepdim=True)
+    return (((values - zero) * scale - grouped) ** 2).sum(-1, keepdim=True)
 
 
-def _check_groups(k: int, group_size: int) -> None:
-    if group_size <= 0 or k % group_size:
-        divisors = [g for g in (256, 128, 64, 32, 16) if k % g == 0]
-        raise TilusError(
-            "K is not a multiple of the group size",
-            found=f"K = {k}, group_size = {group_size}",
-            expected="a group size that divides K, or -1 for one group per row",
-            hint=f"{k} is divisible by {', '.join(map(str, divisors))}" if divisors else "use -1",
-        )
-
-
-def _check_weight(weight: torch.Tensor, dtype: DataType, method: str) -> None:
+def _check_weight(weight: torch.Tensor) -> None:
     if not isinstance(weight, torch.Tensor) or not weight.is_floating_point():
         raise TilusError(
             "quantize needs a floating-point tensor",
@@ -239,18 +174,28 @@ def _check_weight(weight: torch.Tensor, dtype: DataType, method: str) -> None:
             found=f"shape {list(weight.shape)}",
             expected="[N, K], not empty",
         )
+    if weight.is_meta:
+        raise TilusError(
+            "quantize needs the numbers of the weight",
+            found="a tensor on the meta device",
+            hint="load the checkpoint first",
+        )
     if not bool(torch.isfinite(weight).all()):
         raise TilusError(
             "the weight has infinities or NaNs",
             hint="check the checkpoint: they cannot be quantised",
         )
-    if not isinstance(dtype, DataType) or dtype.nbits > 8 or dtype.kind in ("bool", "pointer"):
-        raise TilusError(
-            "weights are quantised to a type of 1 to 8 bits",
-            found=str(dtype),
-            expected="for example tilus.uint4b",
-        )
-    if dtype.specials == "scale":
-        raise TilusError(f"{dtype} has no sign and no zero", hint="it is a type for scales")
+
+
+def _check_choices(dtype: DataType, method: str, scale_dtype: torch.dtype) -> None:
+    check_code_type(dtype)
+    if dtype.kind == "codebook" and not any(dtype.values):
+        raise TilusError("all values of the codebook are 0", found=dtype.name)
     if method not in ("rtn", "mse"):
         raise TilusError("the method is not known", found=repr(method), expected='"rtn" or "mse"')
+    if scale_dtype not in FLOATS:
+        raise TilusError(
+            "scales are not kept in this dtype",
+            found=str(scale_dtype),
+            expected="torch.float16, torch.bfloat16 or torch.float32",
+        )

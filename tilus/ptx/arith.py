@@ -30,7 +30,7 @@ from tilus.ptx.floats import (
     signed_sum,
 )
 from tilus.ptx.machine import STORED, TYPES, Machine, opcode
-from tilus.ptx.parse import Immediate, Instruction, Negated, Operand
+from tilus.ptx.syntax import Immediate, Instruction, Negated, Operand
 
 Array = np.ndarray[Any, Any]
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from tilus.ptx.arith import LOGIC, kind_of, predicate
 from tilus.ptx.machine import STORED, TYPES, Machine, opcode
-from tilus.ptx.parse import Instruction, Operand, Pair
+from tilus.ptx.syntax import Instruction, Operand, Pair
 
 Array = np.ndarray[Any, Any]
 ALL = np.uint64(2**64 - 1)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tilus.errors import TilusError
-from tilus.ptx.parse import Instruction, Kernel
+from tilus.ptx.syntax import Instruction, Kernel
 
 if TYPE_CHECKING:
     from tilus.ptx.machine import Machine

@@ -16,7 +16,7 @@ import numpy as np
 
 from tilus.errors import TilusError
 from tilus.ptx.machine import Machine, opcode
-from tilus.ptx.parse import Address, Immediate, Instruction, Symbol, Vector
+from tilus.ptx.syntax import Address, Immediate, Instruction, Symbol, Vector
 from tilus.ptx.transfer import load_bytes
 
 Array = np.ndarray[Any, Any]

@@ -11,7 +11,7 @@ import numpy as np
 from tilus.ptx.arith import LOGIC, half, kind_of, predicate, word, word_of
 from tilus.ptx.floats import bf16_bits, flushed, numbers
 from tilus.ptx.machine import STORED, TYPES, Machine, opcode
-from tilus.ptx.parse import Instruction, Operand, Pair
+from tilus.ptx.syntax import Instruction, Operand, Pair
 
 Array = np.ndarray[Any, Any]
 COMPARE: dict[str, Callable[[Any, Any], Any]] = {

@@ -11,7 +11,7 @@ from tilus.errors import TilusError
 from tilus.ptx.arith import predicate
 from tilus.ptx.machine import WARP, Machine, opcode
 from tilus.ptx.memory import WARP_SYNC
-from tilus.ptx.parse import Instruction, Negated, Operand, Symbol
+from tilus.ptx.syntax import Instruction, Negated, Operand, Symbol
 
 Array = np.ndarray[Any, Any]
 

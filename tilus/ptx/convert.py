@@ -26,7 +26,7 @@ from tilus.ptx.floats import (
     rounding_of,
 )
 from tilus.ptx.machine import STORED, TYPES, Machine, opcode
-from tilus.ptx.parse import Instruction, Operand, Register
+from tilus.ptx.syntax import Instruction, Operand, Register
 
 Array = np.ndarray[Any, Any]
 

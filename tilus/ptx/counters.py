@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from tilus.errors import Location, TilusError
-from tilus.ptx.parse import Instruction, Kernel
+from tilus.ptx.syntax import Instruction, Kernel
 
 Array = np.ndarray[Any, Any]
 WARP = 32

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from tilus.ptx.machine import STORED, TYPES
-from tilus.ptx.parse import Instruction
+from tilus.ptx.syntax import Instruction
 
 Array = np.ndarray[Any, Any]
 FLOATS = ("f16", "bf16", "f32", "f64")

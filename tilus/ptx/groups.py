@@ -18,7 +18,7 @@ import numpy as np
 
 from tilus.errors import TilusError
 from tilus.ptx.memory import SharedMemory
-from tilus.ptx.parse import Kernel
+from tilus.ptx.syntax import Kernel
 
 Array = np.ndarray[Any, Any]
 WARP = 32

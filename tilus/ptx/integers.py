@@ -15,7 +15,7 @@ import numpy as np
 
 from tilus.ptx.arith import compute, kind_of
 from tilus.ptx.machine import STORED, TYPES, Machine, opcode
-from tilus.ptx.parse import CARRY, CARRY_FLAG, Instruction, Register
+from tilus.ptx.syntax import CARRY, CARRY_FLAG, Instruction, Register
 
 Array = np.ndarray[Any, Any]
 

@@ -13,7 +13,7 @@ from tilus.ptx.blocks import Block, meetings, translate
 from tilus.ptx.counters import Counters
 from tilus.ptx.machine import OPCODES, SMS, Machine, Wave
 from tilus.ptx.memory import GlobalMemory
-from tilus.ptx.parse import Kernel
+from tilus.ptx.syntax import Kernel
 
 # Source: CUDA C++ Programming Guide, "Technical Specifications per Compute Capability" (9.0).
 THREADS_PER_SM = 2048

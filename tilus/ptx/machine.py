@@ -19,7 +19,7 @@ from tilus.ptx.blocks import Action, Block
 from tilus.ptx.counters import Counters
 from tilus.ptx.groups import WARP, Groups
 from tilus.ptx.memory import GlobalMemory, SharedMemory
-from tilus.ptx.parse import Immediate, Instruction, Kernel, Operand, Register, Special, Symbol
+from tilus.ptx.syntax import Immediate, Instruction, Kernel, Operand, Register, Special, Symbol
 
 Array = np.ndarray[Any, Any]
 NO_LANES = np.zeros(0, np.int64)

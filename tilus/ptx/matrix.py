@@ -23,7 +23,7 @@ import numpy as np
 from tilus.ptx.convert import narrow_table
 from tilus.ptx.floats import bf16_values, canonical, rounded
 from tilus.ptx.machine import Machine, opcode
-from tilus.ptx.parse import Instruction, Operand, Vector
+from tilus.ptx.syntax import Instruction, Operand, Vector
 from tilus.ptx.transfer import address_of
 
 Array = np.ndarray[Any, Any]

@@ -21,7 +21,7 @@ import numpy as np
 from tilus.errors import TilusError
 from tilus.ptx.machine import WARP, Machine, opcode
 from tilus.ptx.memory import SharedMemory
-from tilus.ptx.parse import Instruction
+from tilus.ptx.syntax import Instruction
 from tilus.ptx.transfer import places, space_of
 
 Array = np.ndarray[Any, Any]

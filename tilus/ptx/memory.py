@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tilus.errors import TilusError
-from tilus.ptx.parse import Variable
+from tilus.ptx.syntax import Variable
 
 Array = np.ndarray[Any, Any]
 Watch = Callable[[Array | None, Array, int], None]  # lanes, offsets, size of each access

@@ -17,16 +17,7 @@ from tilus.ptx.arith import predicate
 from tilus.ptx.convert import extended
 from tilus.ptx.machine import STORED, TYPES, Machine, opcode
 from tilus.ptx.memory import SHARED_WINDOW
-from tilus.ptx.parse import (
-    Address,
-    Immediate,
-    Instruction,
-    Negated,
-    Operand,
-    Register,
-    Symbol,
-    Vector,
-)
+from tilus.ptx.syntax import Address, Immediate, Instruction, Negated, Operand, Register, Symbol, Vector
 
 Array = np.ndarray[Any, Any]
 LOCAL_WINDOW, PARAM_WINDOW = 1 << 37, 1 << 38

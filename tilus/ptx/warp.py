@@ -15,7 +15,7 @@ from tilus.errors import TilusError
 from tilus.ptx.arith import maximum, minimum, predicate
 from tilus.ptx.floats import canonical
 from tilus.ptx.machine import Machine, opcode
-from tilus.ptx.parse import Instruction, Operand, Pair
+from tilus.ptx.syntax import Instruction, Operand, Pair
 from tilus.ptx.transfer import type_of
 
 Array = np.ndarray[Any, Any]

@@ -25,7 +25,8 @@ from tilus.ir.program import Program
 from tilus.ptx.counters import Counters
 from tilus.ptx.launch import execute
 from tilus.ptx.memory import GlobalMemory
-from tilus.ptx.parse import Kernel, parse_ptx
+from tilus.ptx.parse import parse_ptx
+from tilus.ptx.syntax import Kernel
 from tilus.runtime.compile import compile_program_for
 from tilus.runtime.nvrtc import compile_ptx
 from tilus.target import Target, get_current_target

@@ -68,6 +68,7 @@ from tilus.ir.layout.text import Layout, parse_layout
 
 __all__ = [
     "ATOMIC_MMAS",
+    "NF4",
     "AtomicMma",
     "BankConflicts",
     "BitLayout",
@@ -75,7 +76,6 @@ __all__ = [
     "Layout",
     "LayoutError",
     "MmaDotConfig",
-    "NF4",
     "RegisterLayout",
     "SharedLayout",
     "Swizzle",
