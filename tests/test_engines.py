@@ -108,7 +108,7 @@ FAULTS = [
     ("__syncthreads();", "", "read after write"),
     ("swizzle<3, 3, 3>(", "swizzle<3, 3, 4>(", None),
     ("ldmatrix_x4_trans(", "ldmatrix_x4(", None),
-    ("* 2048, true);", "* 4096, true);", "out of bounds"),
+    ("copy_async_16<2048>(", "copy_async_16<4096>(", "out of bounds"),
 ]
 
 

@@ -148,7 +148,8 @@ FAULTS = {
         "a global access is out of bounds",
     ),
     "wrong columns copied": Fault(
-        PIPELINE, "b = self.load_shared", "+ i * 4352, ahead", "- 16 + i * 4352, ahead", DIFFERS
+        PIPELINE, "b = self.load_shared", "part_base_3) * 2, g_b +", "part_base_3) * 2, g_b - 16 +",
+        DIFFERS,
     ),
     # warps
     "shuffle of another lane": Fault(

@@ -6,7 +6,7 @@ typedef unsigned short uint16_t;
 typedef unsigned int uint32_t;
 typedef unsigned long long uint64_t;
 
-extern "C" __global__ void __launch_bounds__(128) vector_add(int n, uint8_t* x_ptr, uint8_t* y_ptr, uint8_t* out_ptr) {
+extern "C" __global__ void __launch_bounds__(128, 1) vector_add(int n, uint8_t* x_ptr, uint8_t* y_ptr, uint8_t* out_ptr) {
     const int tid = (int)threadIdx.x;
     __builtin_assume(tid >= 0 && tid < 128);
     // g_x: global float32[n] = global_view(x_ptr)

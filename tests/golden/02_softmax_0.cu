@@ -16,7 +16,7 @@ __device__ __forceinline__ float max_f32(float a, float b) {
     return result;
 }
 
-extern "C" __global__ void __launch_bounds__(128) softmax(int m, uint8_t* x_ptr, uint8_t* out_ptr) {
+extern "C" __global__ void __launch_bounds__(128, 1) softmax(int m, uint8_t* x_ptr, uint8_t* out_ptr) {
     const int tid = (int)threadIdx.x;
     __builtin_assume(tid >= 0 && tid < 128);
     // g_x: global float32[m, 100] = global_view(x_ptr)

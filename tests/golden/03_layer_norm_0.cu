@@ -25,7 +25,7 @@ __device__ __forceinline__ uint32_t f16x2_of_f32(uint32_t low, uint32_t high) {
     return d;
 }
 
-extern "C" __global__ void __launch_bounds__(128) layer_norm(int m, float eps, uint8_t* x_ptr, uint8_t* weight_ptr, uint8_t* bias_ptr, uint8_t* out_ptr) {
+extern "C" __global__ void __launch_bounds__(128, 1) layer_norm(int m, float eps, uint8_t* x_ptr, uint8_t* weight_ptr, uint8_t* bias_ptr, uint8_t* out_ptr) {
     extern __shared__ __align__(1024) uint8_t arena[];
     uint8_t* const scratch = arena + 0;
     const int tid = (int)threadIdx.x;

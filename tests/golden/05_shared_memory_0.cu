@@ -40,7 +40,7 @@ __device__ __forceinline__ void m16n8k16_f16_f32(
         : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
 }
 
-extern "C" __global__ void __launch_bounds__(128) shared_matmul(int m, uint8_t* a_ptr, uint8_t* b_ptr, uint8_t* c_ptr) {
+extern "C" __global__ void __launch_bounds__(128, 1) shared_matmul(int m, uint8_t* a_ptr, uint8_t* b_ptr, uint8_t* c_ptr) {
     extern __shared__ __align__(1024) uint8_t arena[];
     const int tid = (int)threadIdx.x;
     __builtin_assume(tid >= 0 && tid < 128);
@@ -97,7 +97,7 @@ extern "C" __global__ void __launch_bounds__(128) shared_matmul(int m, uint8_t* 
         alignas(16) uint32_t t_1[8];
         #pragma unroll
         for (int i = 0; i < 2; i++) {
-            ldmatrix_x4_trans(&t_1[i * 4], s_b + swizzle<3, 3, 3>((tid % 8 / 2 * 2 + ((i * 4 + tid % 32 / 8) * 2 + tid % 2) / 8 * 16 + tid % 32 / 8 % 2 * 8 + tid % 2) * 64 + (tid / 32 * 16 + ((i * 4 + tid % 32 / 8) * 2 + tid % 2) / 4 % 2 * 8)) * 2);
+            ldmatrix_x4_trans(&t_1[i * 4], s_b + swizzle<3, 3, 3>((tid % 8 / 2 * 2 + ((i * 4 + tid % 32 / 8) * 2 + tid % 2) / 8 * 16 + tid % 32 / 8 % 2 * 8 + tid % 2) * 64 + tid / 32 * 16 + ((i * 4 + tid % 32 / 8) * 2 + tid % 2) / 4 % 2 * 8) * 2);
         }
         // t_2: float32[32, 64] @ register_layout([32, 64], [2, 2, 8, 4, 2, 4, 2], [3, 2, 5], [0, 4, 1, 6]) = dot(t, t_1, c=acc)
         alignas(16) float t_2[16];

@@ -10,10 +10,12 @@ __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
     return (uint32_t)__cvta_generic_to_shared(pointer);
 }
 
-__device__ __forceinline__ void copy_async_16(
+// From `offset` bytes behind `global`, a part of the instruction; zeros where not inside.
+template <int offset = 0> __device__ __forceinline__ void copy_async_16(
     void* shared, const void* global, bool inside) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
-        :: "r"(shared_address(shared)), "l"(global), "r"(inside ? 16 : 0) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1 + %3], 16, %2;"
+        :: "r"(shared_address(shared)), "l"(global), "r"(inside ? 16 : 0), "n"(offset)
+        : "memory");
 }
 
 // The place of an element: bits [base, base + bits) xor those `shift` above them.
@@ -46,7 +48,7 @@ __device__ __forceinline__ void m16n8k16_f16_f32(
         : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
 }
 
-extern "C" __global__ void __launch_bounds__(128) async_matmul(int m, uint8_t* a_ptr, uint8_t* b_ptr, uint8_t* c_ptr) {
+extern "C" __global__ void __launch_bounds__(128, 1) async_matmul(int m, uint8_t* a_ptr, uint8_t* b_ptr, uint8_t* c_ptr) {
     extern __shared__ __align__(1024) uint8_t arena[];
     const int tid = (int)threadIdx.x;
     __builtin_assume(tid >= 0 && tid < 128);
@@ -72,17 +74,13 @@ extern "C" __global__ void __launch_bounds__(128) async_matmul(int m, uint8_t* a
         // copy_async(s_a, g_a, offsets=[i_, p], dims=[0, 1])
         {
             const int64_t at_1 = ((int64_t)(i_ + tid / 4) * 104ll + (int64_t)(p + tid % 4 * 8)) * 2ll;
-            {
-                copy_async_16(s_a + swizzle<3, 2, 3>(tid / 4 * 32 + tid % 4 * 8) * 2, g_a + at_1, i_ + tid / 4 < m && p + tid % 4 * 8 < 104);
-            }
+            copy_async_16(s_a + swizzle<3, 2, 3>(tid / 4 * 32 + tid % 4 * 8) * 2, g_a + at_1, i_ + tid / 4 < m && p + tid % 4 * 8 < 104);
         }
         // copy_async(s_b, g_b, offsets=[p, j_], dims=[0, 1])
         {
             const int64_t at_2 = ((p + tid / 8) * 136 + (j_ + tid % 8 * 8)) * 2;
-            #pragma unroll
-            for (int i = 0; i < 2; i++) {
-                copy_async_16(s_b + swizzle<3, 3, 3>((tid / 8 + i * 16) * 64 + tid % 8 * 8) * 2, g_b + at_2 + i * 4352, p + tid / 8 + i * 16 < 104 && j_ + tid % 8 * 8 < 136);
-            }
+            copy_async_16(s_b + swizzle<3, 3, 3>(tid / 8 * 64 + tid % 8 * 8) * 2, g_b + at_2, p + tid / 8 < 104 && j_ + tid % 8 * 8 < 136);
+            copy_async_16<4352>(s_b + (swizzle<3, 3, 3>(tid / 8 * 64 + tid % 8 * 8) + 1024) * 2, g_b + at_2, p + tid / 8 + 16 < 104 && j_ + tid % 8 * 8 < 136);
         }
         // copy_async_wait_all()
         asm volatile("cp.async.wait_all;" ::: "memory");
@@ -98,7 +96,7 @@ extern "C" __global__ void __launch_bounds__(128) async_matmul(int m, uint8_t* a
         alignas(16) uint32_t t_1[8];
         #pragma unroll
         for (int i = 0; i < 2; i++) {
-            ldmatrix_x4_trans(&t_1[i * 4], s_b + swizzle<3, 3, 3>((tid % 8 / 2 * 2 + ((i * 4 + tid % 32 / 8) * 2 + tid % 2) / 8 * 16 + tid % 32 / 8 % 2 * 8 + tid % 2) * 64 + (tid / 32 * 16 + ((i * 4 + tid % 32 / 8) * 2 + tid % 2) / 4 % 2 * 8)) * 2);
+            ldmatrix_x4_trans(&t_1[i * 4], s_b + swizzle<3, 3, 3>((tid % 8 / 2 * 2 + ((i * 4 + tid % 32 / 8) * 2 + tid % 2) / 8 * 16 + tid % 32 / 8 % 2 * 8 + tid % 2) * 64 + tid / 32 * 16 + ((i * 4 + tid % 32 / 8) * 2 + tid % 2) / 4 % 2 * 8) * 2);
         }
         // t_2: float32[32, 64] @ register_layout([32, 64], [2, 2, 8, 4, 2, 4, 2], [3, 2, 5], [0, 4, 1, 6]) = dot(t, t_1, c=acc)
         alignas(16) float t_2[16];

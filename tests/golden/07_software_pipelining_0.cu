@@ -10,10 +10,12 @@ __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
     return (uint32_t)__cvta_generic_to_shared(pointer);
 }
 
-__device__ __forceinline__ void copy_async_16(
+// From `offset` bytes behind `global`, a part of the instruction; zeros where not inside.
+template <int offset = 0> __device__ __forceinline__ void copy_async_16(
     void* shared, const void* global, bool inside) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
-        :: "r"(shared_address(shared)), "l"(global), "r"(inside ? 16 : 0) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1 + %3], 16, %2;"
+        :: "r"(shared_address(shared)), "l"(global), "r"(inside ? 16 : 0), "n"(offset)
+        : "memory");
 }
 
 // The place of an element: bits [base, base + bits) xor those `shift` above them.
@@ -46,7 +48,7 @@ __device__ __forceinline__ void m16n8k16_f16_f32(
         : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
 }
 
-extern "C" __global__ void __launch_bounds__(128) pipelined_matmul(int m, uint8_t* a_ptr, uint8_t* b_ptr, uint8_t* c_ptr) {
+extern "C" __global__ void __launch_bounds__(128, 1) pipelined_matmul(int m, uint8_t* a_ptr, uint8_t* b_ptr, uint8_t* c_ptr) {
     extern __shared__ __align__(1024) uint8_t arena[];
     const int tid = (int)threadIdx.x;
     __builtin_assume(tid >= 0 && tid < 128);
@@ -69,9 +71,7 @@ extern "C" __global__ void __launch_bounds__(128) pipelined_matmul(int m, uint8_
         // copy_async(t, g_a, offsets=[i_, stage * 32], dims=[0, 1])
         {
             const int64_t at_1 = ((int64_t)(i_ + tid / 4) * 200ll + (int64_t)(stage * 32 + tid % 4 * 8)) * 2ll;
-            {
-                copy_async_16(t + swizzle<3, 2, 3>(part_base + (tid / 4 * 32 + tid % 4 * 8)) * 2, g_a + at_1, i_ + tid / 4 < m);
-            }
+            copy_async_16(t + (swizzle<3, 2, 3>(tid / 4 * 32 + tid % 4 * 8) + part_base) * 2, g_a + at_1, i_ + tid / 4 < m);
         }
         // t_1: shared float16[32, 64] @ shared_layout([32, 64], [32, 64], [64, 1], Swizzle(3, 3, 3)) = shared_slice(s_b, offsets=[stage, 0, 0], dims=[1, 2])
         uint8_t* const t_1 = s_b;
@@ -79,10 +79,8 @@ extern "C" __global__ void __launch_bounds__(128) pipelined_matmul(int m, uint8_
         // copy_async(t_1, g_b, offsets=[stage * 32, j_], dims=[0, 1])
         {
             const int64_t at_2 = ((stage * 32 + tid / 8) * 136 + (j_ + tid % 8 * 8)) * 2;
-            #pragma unroll
-            for (int i = 0; i < 2; i++) {
-                copy_async_16(t_1 + swizzle<3, 3, 3>(part_base_1 + ((tid / 8 + i * 16) * 64 + tid % 8 * 8)) * 2, g_b + at_2 + i * 4352, j_ + tid % 8 * 8 < 136);
-            }
+            copy_async_16(t_1 + (swizzle<3, 3, 3>(tid / 8 * 64 + tid % 8 * 8) + part_base_1) * 2, g_b + at_2, j_ + tid % 8 * 8 < 136);
+            copy_async_16<4352>(t_1 + (swizzle<3, 3, 3>(tid / 8 * 64 + tid % 8 * 8) + part_base_1 + 1024) * 2, g_b + at_2, j_ + tid % 8 * 8 < 136);
         }
         // copy_async_commit_group()
         asm volatile("cp.async.commit_group;" ::: "memory");
@@ -105,9 +103,7 @@ extern "C" __global__ void __launch_bounds__(128) pipelined_matmul(int m, uint8_
         // copy_async(t_2, g_a, offsets=[i_, ahead * 32], dims=[0, 1])
         {
             const int64_t at_3 = ((int64_t)(i_ + tid / 4) * 200ll + (int64_t)(ahead * 32 + tid % 4 * 8)) * 2ll;
-            {
-                copy_async_16(t_2 + swizzle<3, 2, 3>(part_base_2 + (tid / 4 * 32 + tid % 4 * 8)) * 2, g_a + at_3, i_ + tid / 4 < m && ahead * 32 + tid % 4 * 8 < 200);
-            }
+            copy_async_16(t_2 + (swizzle<3, 2, 3>(tid / 4 * 32 + tid % 4 * 8) + part_base_2) * 2, g_a + at_3, i_ + tid / 4 < m && ahead * 32 + tid % 4 * 8 < 200);
         }
         // t_3: shared float16[32, 64] @ shared_layout([32, 64], [32, 64], [64, 1], Swizzle(3, 3, 3)) = shared_slice(s_b, offsets=[ahead % 3, 0, 0], dims=[1, 2])
         uint8_t* const t_3 = s_b;
@@ -115,10 +111,8 @@ extern "C" __global__ void __launch_bounds__(128) pipelined_matmul(int m, uint8_
         // copy_async(t_3, g_b, offsets=[ahead * 32, j_], dims=[0, 1])
         {
             const int64_t at_4 = ((ahead * 32 + tid / 8) * 136 + (j_ + tid % 8 * 8)) * 2;
-            #pragma unroll
-            for (int i = 0; i < 2; i++) {
-                copy_async_16(t_3 + swizzle<3, 3, 3>(part_base_3 + ((tid / 8 + i * 16) * 64 + tid % 8 * 8)) * 2, g_b + at_4 + i * 4352, ahead * 32 + tid / 8 + i * 16 < 200 && j_ + tid % 8 * 8 < 136);
-            }
+            copy_async_16(t_3 + (swizzle<3, 3, 3>(tid / 8 * 64 + tid % 8 * 8) + part_base_3) * 2, g_b + at_4, ahead * 32 + tid / 8 < 200 && j_ + tid % 8 * 8 < 136);
+            copy_async_16<4352>(t_3 + (swizzle<3, 3, 3>(tid / 8 * 64 + tid % 8 * 8) + part_base_3 + 1024) * 2, g_b + at_4, ahead * 32 + tid / 8 + 16 < 200 && j_ + tid % 8 * 8 < 136);
         }
         // copy_async_commit_group()
         asm volatile("cp.async.commit_group;" ::: "memory");
@@ -129,7 +123,7 @@ extern "C" __global__ void __launch_bounds__(128) pipelined_matmul(int m, uint8_
         alignas(16) uint32_t a[16];
         #pragma unroll
         for (int i = 0; i < 4; i++) {
-            ldmatrix_x4(&a[i * 4], t_4 + swizzle<3, 2, 3>(part_base_4 + ((tid % 8 + (i * 4 + tid % 32 / 8) * 2 / 16 * 16 + tid % 32 / 8 % 2 * 8) * 32 + (i * 4 + tid % 32 / 8) * 2 / 4 % 4 * 8)) * 2);
+            ldmatrix_x4(&a[i * 4], t_4 + (swizzle<3, 2, 3>((tid % 8 + (i * 4 + tid % 32 / 8) * 2 / 16 * 16 + tid % 32 / 8 % 2 * 8) * 32 + (i * 4 + tid % 32 / 8) * 2 / 4 % 4 * 8) + part_base_4) * 2);
         }
         // t_5: shared float16[32, 64] @ shared_layout([32, 64], [32, 64], [64, 1], Swizzle(3, 3, 3)) = shared_slice(s_b, offsets=[step % 3, 0, 0], dims=[1, 2])
         uint8_t* const t_5 = s_b;
@@ -138,7 +132,7 @@ extern "C" __global__ void __launch_bounds__(128) pipelined_matmul(int m, uint8_
         alignas(16) uint32_t b[8];
         #pragma unroll
         for (int i = 0; i < 2; i++) {
-            ldmatrix_x4_trans(&b[i * 4], t_5 + swizzle<3, 3, 3>(part_base_5 + ((tid % 8 / 2 * 2 + ((i * 4 + tid % 32 / 8) * 2 + tid % 2) / 8 * 16 + tid % 32 / 8 % 2 * 8 + tid % 2) * 64 + (tid / 32 * 16 + ((i * 4 + tid % 32 / 8) * 2 + tid % 2) / 4 % 2 * 8))) * 2);
+            ldmatrix_x4_trans(&b[i * 4], t_5 + (swizzle<3, 3, 3>((tid % 8 / 2 * 2 + ((i * 4 + tid % 32 / 8) * 2 + tid % 2) / 8 * 16 + tid % 32 / 8 % 2 * 8 + tid % 2) * 64 + tid / 32 * 16 + ((i * 4 + tid % 32 / 8) * 2 + tid % 2) / 4 % 2 * 8) + part_base_5) * 2);
         }
         // t_6: float32[32, 64] @ register_layout([32, 64], [2, 2, 8, 4, 2, 4, 2], [3, 2, 5], [0, 4, 1, 6]) = dot(a, b, c=acc)
         alignas(16) float t_6[16];

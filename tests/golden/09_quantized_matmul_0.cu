@@ -27,7 +27,7 @@ template <int N> __device__ __forceinline__ void put(uint32_t* words, int k, uin
     }
 }
 
-extern "C" __global__ void __launch_bounds__(128) pack_tiles(uint8_t* codes_ptr, uint8_t* tiles_ptr) {
+extern "C" __global__ void __launch_bounds__(128, 1) pack_tiles(uint8_t* codes_ptr, uint8_t* tiles_ptr) {
     const int tid = (int)threadIdx.x;
     __builtin_assume(tid >= 0 && tid < 128);
     // g_codes: global int4b[96, 128] = global_view(codes_ptr)

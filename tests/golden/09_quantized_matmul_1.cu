@@ -44,7 +44,7 @@ __device__ __forceinline__ void m16n8k16_f16_f32(
         : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
 }
 
-extern "C" __global__ void __launch_bounds__(128) quantized_matmul(int m, uint8_t* x_ptr, uint8_t* tiles_ptr, uint8_t* scales_ptr, uint8_t* y_ptr) {
+extern "C" __global__ void __launch_bounds__(128, 1) quantized_matmul(int m, uint8_t* x_ptr, uint8_t* tiles_ptr, uint8_t* scales_ptr, uint8_t* y_ptr) {
     const int tid = (int)threadIdx.x;
     __builtin_assume(tid >= 0 && tid < 128);
     // g_x: global float16[m, 96] = global_view(x_ptr)

@@ -14,7 +14,6 @@ one.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
@@ -186,35 +185,14 @@ def detached(program: Program) -> Program:
     return rewrite(program, lambda stmt: map_operands(stmt, own))
 
 
-# What the emulator does not run yet: by test, what it says. There is no refusal of the compiler.
-NOT_EMULATED = {
-    # Lanes that have their value go to a shuffle while others still compare and swap.
-    "test_blocks_update_one_after_the_other": "shfl.sync has an illegal mask",
-    # NVRTC reads 12 bytes as 16 and says so by the pragma "used_bytes_mask".
-    "test_shared_memory_needs_no_sync_between_atomics": "is read that was never written",
-    "test_a_tensor_of_12_bytes": "is read that was never written",
-    "test_what_is_stored_is_loaded[dtype0-shape4]": "is read that was never written",
-    # Large angles in float64 are reduced by a function that the PTX calls.
-    "test_every_operator_of_one_operand[sin]": ".param .align 8 .b8 retval0[16]",
-    "test_every_operator_of_one_operand[cos]": ".param .align 8 .b8 retval0[16]",
-    # rsqrt.approx.f64 is more exact than rsqrt.approx.ftz.f64, which has 20 bits.
-    "test_every_operator_of_one_operand[rsqrt]": "float64[1, 12]",
-}
-
-
 def check_generated(source: Program, before: list[Tensor], after: list[Tensor]) -> str:
     """The generated code leaves in memory what the interpreter left; returns what it prints.
 
-    A refusal of the compiler is a failure; so is one of the emulator, unless `NOT_EMULATED` has it.
+    A refusal of the compiler or of the emulator is a failure.
     """
     recorded = Launch(compile_program(source), list(before), list(after))
     with redirect_stdout(StringIO()) as printed:
-        try:
-            check_engine(recorded, emulator())
-        except (TilusError, AssertionError) as error:
-            test = os.environ["PYTEST_CURRENT_TEST"]
-            if not any(f"::{t}" in test and m in str(error) for t, m in NOT_EMULATED.items()):
-                raise AssertionError(f"only the interpreter runs this: {error}") from error
+        check_engine(recorded, emulator())
     if torch.cuda.is_available():
         check_engine(recorded, run_program, "cuda")
     return printed.getvalue()

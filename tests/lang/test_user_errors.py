@@ -264,13 +264,33 @@ def set_element_of_tile(self, n: int32):
 
 
 @MISTAKES.add(
-    "a register tile cannot be indexed: its elements lie in many threads",
-    hint="store it to shared memory and load the part, or use .item() on",
+    "register_slice: dimension 0 is cut between threads",
+    found="index 0 of 64",
+    hint="or store it to shared memory and load the part",
 )
 def read_element_of_tile(self, n: int32):
     self.attrs.blocks, self.attrs.warps = 1, 1
     x = self.register_tensor(dtype=float32, shape=[64], init=0.0)
     y = x[0]  # <- here
+    self.print_tensor("y", y)
+
+
+@MISTAKES.add(
+    "register_slice: an index must be known at compile time",
+    found="n in dimension 0",
+    hint="loop over a host list",
+)
+def read_part_of_tile_at_run_time(self, n: int32):
+    self.attrs.blocks, self.attrs.warps = 1, 1
+    x = self.register_tensor(dtype=float32, shape=[4, 32], init=0.0)
+    y = x[n]  # <- here
+
+
+@MISTAKES.add("a slice has no step", hint="x.reshape([..., extent // step, step])")
+def read_every_other_row(self, n: int32):
+    self.attrs.blocks, self.attrs.warps = 1, 1
+    x = self.register_tensor(dtype=float32, shape=[4, 32], init=0.0)
+    y = x[::2]  # <- here
 
 
 @MISTAKES.add(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import tilus
 from tilus import TilusError
 from tilus.dtypes import LOW_PRECISION, DataType
-from tilus.ops import QuantizedTensor, quantize
+from tilus.ops import NF4, QuantizedTensor, quantize
 
 IDS = [d.name for d in LOW_PRECISION]
 
@@ -29,7 +29,7 @@ def nearest_error(w: torch.Tensor, q: QuantizedTensor) -> np.ndarray:
     values = np.unique(q.dtype.decode(all_codes(q.dtype)))
     values = values[np.isfinite(values)].astype(np.float64)
     scales = q.scales.double().repeat_interleave(q.group_size, 0).T.numpy()
-    zeros = 0.0
+    zeros = q.zero
     if q.zeros is not None:
         zeros = q.zeros.double().repeat_interleave(q.group_size, 0).T.numpy()[..., None]
     grid = (values - zeros) * scales[..., None]
@@ -96,6 +96,30 @@ def test_a_group_of_zeros_stays_zero():
         assert torch.equal(q.dequantize(), w), dtype
 
 
+def test_unsigned_integers_have_their_middle_as_common_zero_point():
+    for dtype, middle in ((tilus.uint1b, 1), (tilus.uint4b, 8), (tilus.uint8, 128)):
+        q = quantize(weights(4, 64), dtype, 32)
+        assert (None, middle) == (q.zeros, q.zero)
+
+
+@given(st.lists(st.floats(-8, 8, width=32), min_size=16, max_size=16), st.integers(0, 99))
+def test_codebooks_go_to_the_nearest_value(values: list[float], seed: int):
+    dtype = tilus.codebook(4, [*values[:15], 1.0])
+    w = weights(4, 32, seed)
+    q = quantize(w, dtype, 16)
+    error = (q.dequantize(torch.float64) - w.double()).abs().numpy()
+    np.testing.assert_allclose(error, nearest_error(w, q), rtol=0, atol=1e-12)
+
+
+def test_nf4_keeps_zeros_and_extremes():
+    w = weights(4, 64)
+    w[:, ::5] = 0
+    back = quantize(w, NF4, 64, scale_dtype=torch.float32).dequantize()
+    assert not back[:, ::5].any()
+    at = w.abs().argmax(1, keepdim=True)
+    torch.testing.assert_close(back.gather(1, at).abs(), w.gather(1, at).abs())
+
+
 def test_one_group_per_row():
     q = quantize(weights(3, 50), tilus.uint4b, group_size=-1, symmetric=False)
     assert (q.group_size, tuple(q.scales.shape)) == (50, (1, 3))
@@ -118,6 +142,16 @@ def test_bits_per_weight_counts_codes_scales_and_zeros():
         (lambda: quantize(torch.ones(2, 8).int(), tilus.int4b, 8), ["floating-point", "int32"]),
         (lambda: quantize("w", tilus.int4b, 8), ["floating-point", "str"]),  # type: ignore[arg-type]
         (lambda: quantize(torch.full((2, 8), float("nan")), tilus.int4b, 8), ["NaN"]),
+        (lambda: quantize(torch.ones(2, 8).to("meta"), tilus.int4b, 8), ["load the checkpoint"]),
+        (lambda: quantize(torch.ones(2, 8) * 1e9, tilus.int4b, 8), ["too large", "float32"]),
+        (
+            lambda: quantize(torch.ones(2, 8), tilus.int4b, 8, scale_dtype=torch.float64),
+            ["scales are not kept", "float64"],
+        ),
+        (
+            lambda: quantize(torch.ones(2, 8), tilus.codebook(1, [0.0, 0.0]), 8),
+            ["all values of the codebook are 0"],
+        ),
         (lambda: quantize(torch.ones(2, 8), tilus.float16, 8), ["1 to 8 bits", "float16"]),
         (lambda: quantize(torch.ones(2, 8), tilus.ufloat8_e8m0, 8), ["no sign"]),
         (lambda: quantize(torch.ones(2, 8), tilus.int4b, 8, method="best"), ['"rtn" or "mse"']),
@@ -128,11 +162,3 @@ def test_bad_input_is_named(call, words: list[str]):
         call()
     for word in words:
         assert word in str(info.value)
-
-
-def test_parts_that_do_not_fit_are_refused():
-    q = quantize(weights(4, 64), tilus.int4b, 32)
-    with pytest.raises(TilusError, match="scales have another shape"):
-        QuantizedTensor(q.dtype, q.shape, 32, q.codes, q.scales.T)
-    with pytest.raises(TilusError, match="codes do not fit"):
-        QuantizedTensor(tilus.int3b, q.shape, 32, q.codes, q.scales)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 
-from tests.ptx.kernels import apply
 from tests.ptx.test_spaces import run
 from tilus.errors import TilusError
 
@@ -54,21 +52,7 @@ def test_threads_print_in_order(capsys: Any):
     assert capsys.readouterr().out == "".join(f"thread {n} of k\n" for n in (1, 3, 5))
 
 
-def test_another_function_names_itself():
-    source = """__device__ __noinline__ int other(int x) { return x > 0 ? x * 3 : x * x; }
-        extern "C" __global__ void k(int* out) { out[0] = other(out[1]); }"""
-    with pytest.raises(TilusError, match="a call of this function") as info:
-        run(source, threads=1)
-    assert "other" in str(info.value.found) and "PTX line" in str(info.value.found)
-
-
 def test_an_unknown_conversion_is_an_error():
     source = """extern "C" __global__ void k(int* out) { printf("%n", out); }"""
     with pytest.raises(TilusError, match="this conversion of printf"):
         run(source, threads=1)
-
-
-def test_structures_are_no_parameters_of_calls():
-    body = "{{ .param .b64 param0; st.param.b64 [param0+8], 0; }} mov.u32 {out}, 0;"
-    with pytest.raises(TilusError, match="a structure as a parameter"):
-        apply(body, [np.zeros(1, np.uint32)], np.uint32)

@@ -167,6 +167,40 @@ def test_the_gross_reciprocal_has_half_a_mantissa():
     got = apply("rcp.approx.ftz.f64 {out}, {0};", [a], np.float64)
     assert (got.view(np.uint64) & np.uint64(0xFFFFFFFF) == 0).all()
     np.testing.assert_allclose(got, 1 / a, rtol=2.0**-20)
+    got = apply("rsqrt.approx.ftz.f64 {out}, {0};", [np.abs(a)], np.float64)
+    assert (got.view(np.uint64) & np.uint64(0xFFFFFFFF) == 0).all()
+    np.testing.assert_allclose(got, 1 / np.sqrt(np.abs(a)), rtol=2.0**-20)
+
+
+GROSS_NAN = 0x7FFFFFFF00000000
+INPUTS = np.array(
+    [-np.inf, -5e-324, -1e-310, -0.0, 0.0, 1e-310, np.inf, np.nan, -1.0, 2.0**1023, 4 + 2.0**-32]
+)
+
+
+def test_special_numbers_of_gross_reciprocals():
+    """Source: PTX ISA, the tables of "rcp.approx.ftz.f64" and "rsqrt.approx.ftz.f64"."""
+    inf, nan = np.inf, np.uint64(GROSS_NAN).view(np.float64)
+    # The lower 32 bits of the input are ignored, and results that are subnormal are flushed.
+    rcp = [-0.0, -inf, -inf, -inf, inf, inf, 0.0, nan, -1.0, 0.0, 0.25]
+    got = apply("rcp.approx.ftz.f64 {out}, {0};", [INPUTS], np.float64)
+    assert got.view(np.uint64).tolist() == np.array(rcp).view(np.uint64).tolist()
+    got = apply("rsqrt.approx.ftz.f64 {out}, {0};", [INPUTS], np.float64)[[*range(9), 10]]
+    rsqrt = [nan, -inf, -inf, -inf, inf, inf, 0.0, nan, nan, 0.5]
+    assert got.view(np.uint64).tolist() == np.array(rsqrt).view(np.uint64).tolist()
+
+
+def test_rsqrt_of_float64_is_precise():
+    """Source: PTX ISA, "rsqrt": in software, with subnormal numbers."""
+    a = np.array([2.0, 3.0, 1e-310, 5e-324, 1.7e308, 0.1, 1 + 2.0**-52])
+    got = apply("rsqrt.approx.f64 {out}, {0};", [a], np.float64)
+    for number, result in zip(a.tolist(), got.tolist(), strict=True):
+        error = Fraction(result) ** 2 * Fraction(number) - 1  # twice that of the result
+        assert abs(error) <= 2 * Fraction(1, 2**52)
+    special = apply(
+        "rsqrt.approx.f64 {out}, {0};", [np.array([0.0, -0.0, np.inf, -1.0])], np.float64
+    )
+    np.testing.assert_array_equal(special, [np.inf, -np.inf, 0.0, np.nan])
 
 
 # ---- modifiers ----------------------------------------------------------------------------------
@@ -239,6 +273,7 @@ def test_classes(name: str):
         ("add.f32.f16 {out}, {0}, {0};", "mixed precision"),
         ("add.e4m3 {out}, {0}, {0};", "the type e4m3"),
         ("and.f64 {out}, {0}, {0};", "the type f64"),
+        ("add.ftz.f64 {out}, {0}, {0};", "the type f64 with .ftz"),
     ],
 )
 def test_what_is_not_emulated_names_itself_and_its_line(body: str, match: str):

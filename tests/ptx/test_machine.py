@@ -151,6 +151,24 @@ def test_every_block_of_a_grid_runs_once(monkeypatch: pytest.MonkeyPatch, sms: i
     np.testing.assert_array_equal(out, np.repeat(np.arange(21), 64))
 
 
+def test_waves_have_room_for_local_memory(monkeypatch: pytest.MonkeyPatch):
+    """64 threads of 4 KB, and a little for registers, in 1 MB: three blocks a wave."""
+    sizes: list[int] = []
+
+    class Counted(launching.Machine):
+        def run(self) -> None:
+            sizes.append(self.count // self.threads)
+            super().run()
+
+    monkeypatch.setattr(launching, "THREAD_BYTES", 1 << 20)
+    monkeypatch.setattr(launching, "Machine", Counted)
+    memory = GlobalMemory()
+    memory.load()
+    kernel = parse_ptx(module("", 0, ".local .align 4 .b8 array[4096];"))
+    execute(kernel, [], memory, (7, 1, 1), 64, 0)
+    assert sizes == [3, 3, 1]
+
+
 def test_an_empty_grid_runs_nothing():
     memory = GlobalMemory()
     memory.load()

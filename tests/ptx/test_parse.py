@@ -11,7 +11,18 @@ import pytest
 from tests.ptx.kernels import apply, launch, module
 from tilus.errors import TilusError
 from tilus.ptx.parse import parse_ptx
-from tilus.ptx.syntax import Address, Immediate, Kernel, Negated, Operand, Pair, Register, Special, Symbol, Vector
+from tilus.ptx.syntax import (
+    Address,
+    Immediate,
+    Kernel,
+    Negated,
+    Operand,
+    Pair,
+    Register,
+    Special,
+    Symbol,
+    Vector,
+)
 
 
 def parsed(body: str, declarations: str = "") -> Kernel:
@@ -152,11 +163,11 @@ def test_calls():
         ld.param.b32 %r1, [retval0+0];
         } // callseq 0"""
     store, call, load = parsed(body).instructions
-    assert store.operands[0] == Address(Register("param0"))
+    assert store.operands[0] == Address(Symbol("param0"))
     assert call.operands == (
-        Vector((Register("retval0"),)), Symbol("vprintf"), Vector((Register("param0"),))
+        Vector((Symbol("retval0"),)), Symbol("vprintf"), Vector((Symbol("param0"),))
     )  # fmt: skip
-    assert load.operands == (Register("%r1"), Address(Register("retval0")))
+    assert load.operands == (Register("%r1"), Address(Symbol("retval0")))
 
 
 def work(count: int) -> int:

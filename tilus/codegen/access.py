@@ -24,7 +24,7 @@ import numpy as np
 from tilus.codegen.emitter import Emitter
 from tilus.codegen.scalar import atom
 from tilus.dtypes import int64
-from tilus.ir.expr import Expr, apply, as_expr, as_int, cast
+from tilus.ir.expr import Apply, Expr, apply, as_expr, as_int, cast
 from tilus.ir.layout import RegisterLayout, SharedLayout
 from tilus.ir.tensor import GlobalTensor, RegisterTensor, SharedTensor
 
@@ -37,6 +37,8 @@ class Piece:
 
     address: str  # C, in bytes from the tensor's first
     condition: str | None  # C; None: always inside
+    base: str = ""  # C: what the addresses of a thread have in common
+    offset: int | None = None  # bytes from there, where known
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,15 +178,20 @@ class GlobalAccess:
         e, run = self.emitter, self.run
         per_run = run * self.nbits // 8 // nbytes
         register = self.indices(0, apply("mul", apply("floordiv", turn, per_run), run))
-        terms = [self.base]
-        if as_int(local := self.linear(register)) != 0:
+        terms, local = [self.base], self.linear(register)
+        known = as_int(local)
+        if known != 0:
             terms.append(self._bytes(local))
         if per_run > 1:
+            known = None
             within = apply("mod", turn, per_run)
             terms.append(e.index(apply("mul", within, nbytes)))
             step = apply("mul", within, nbytes * 8 // self.nbits)
             register[self.dims[-1]] = apply("add", register[self.dims[-1]], step)
-        return Piece(" + ".join(terms), self.conditions(self.of_thread, register))
+        offset = None if known is None else known * self.nbits // 8
+        return Piece(
+            " + ".join(terms), self.conditions(self.of_thread, register), self.base, offset
+        )
 
     def pieces(self, nbytes: int) -> Iterator[tuple[str, Piece]]:
         """Open the unrolled loop over the thread's pieces; yields (index, piece) once."""
@@ -228,7 +235,40 @@ def shared_offset(e: Emitter, tensor: SharedTensor, index: Sequence[Expr]) -> st
     if swizzle is None or not swizzle.bits:
         return e.index(linear)
     arguments = f"{swizzle.base}, {swizzle.bits}, {swizzle.shift}"
-    return f"{e.use('swizzle')}<{arguments}>({e.index(linear)})"
+    whole, rest = _whole_periods(
+        e, e.short(linear), 1 << (swizzle.base + swizzle.bits + swizzle.shift)
+    )
+    swizzled = f"{e.use('swizzle')}<{arguments}>({e.index(rest)})"
+    if as_int(whole) == 0:
+        return swizzled
+    return e.index(whole) if as_int(rest) == 0 else f"{swizzled} + {e.index(whole)}"
+
+
+def _whole_periods(e: Emitter, offset: Expr, period: int) -> tuple[Expr, Expr]:
+    """`offset` as a multiple of `period`, which a swizzle leaves as it is, and the rest.
+
+    So what differs from stage to stage is added to one swizzled offset of the thread.
+    """
+    whole, rest = as_expr(0), as_expr(0)
+    for term in _terms(offset):
+        number = as_int(term)
+        if number is not None:
+            whole = apply("add", whole, number - number % period)
+            rest = apply("add", rest, number % period)
+        elif e.facts.divisibility(term) % period == 0:
+            whole = apply("add", whole, term)
+        else:
+            rest = apply("add", rest, term)
+    return whole, rest
+
+
+def _terms(expr: Expr) -> Iterator[Expr]:
+    """The operands of a sum."""
+    if isinstance(expr, Apply) and expr.op == "add":
+        for operand in expr.args:
+            yield from _terms(operand)
+    else:
+        yield expr
 
 
 @dataclass(frozen=True, eq=False)

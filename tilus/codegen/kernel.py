@@ -1,6 +1,6 @@
 """A compiled program to one self-contained CUDA text.
 
-    extern "C" __global__ void __launch_bounds__(128) vector_add(int n, uint8_t* x_ptr, ...) {
+    extern "C" __global__ void __launch_bounds__(128, 1) vector_add(int n, uint8_t* x_ptr, ...) {
         const int tid = threadIdx.x;
         // x: float32[256] = load_global(g_x, offsets=[start], dims=[0])
         ...
@@ -106,7 +106,7 @@ class _Generator:
     def _head(self) -> str:
         params = [f"{scalar_type(p.var.dtype)} {self.names(p.var)}" for p in self.program.params]
         params += [f"uint8_t* workspace{i}" for i in range(len(self.emitter.workspaces))]
-        bounds = f"__launch_bounds__({self.program.num_threads})"
+        bounds = f"__launch_bounds__({self.program.num_threads}, 1)"
         return f'extern "C" __global__ void {bounds} {self.entry}({", ".join(params)}) {{'
 
     def body(self, body: Body) -> None:

@@ -60,10 +60,12 @@ __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
 # PTX ISA, "Non-bulk copy: cp.async". Zero bytes are read where `inside` is false, and all are
 # filled with zeros; the address is then not looked at, so it may lie outside of the tensor.
 _COPY_ASYNC = """
-__device__ __forceinline__ void copy_async_{size}(
+// From `offset` bytes behind `global`, a part of the instruction; zeros where not inside.
+template <int offset = 0> __device__ __forceinline__ void copy_async_{size}(
     void* shared, const void* global, bool inside) {{
-    asm volatile("cp.async.{cache}.shared.global [%0], [%1], {size}, %2;"
-        :: "r"(shared_address(shared)), "l"(global), "r"(inside ? {size} : 0) : "memory");
+    asm volatile("cp.async.{cache}.shared.global [%0], [%1 + %3], {size}, %2;"
+        :: "r"(shared_address(shared)), "l"(global), "r"(inside ? {size} : 0), "n"(offset)
+        : "memory");
 }}
 """
 
@@ -112,6 +114,19 @@ __device__ __forceinline__ void release_semaphore(void* semaphore, int value) {
 """
 
 
+_ARRIVE_SEMAPHORE = """
+// Publish all that the block wrote before the last barrier, then count; what those wrote who came
+// before is then visible.
+__device__ __forceinline__ int arrive_semaphore(void* semaphore) {
+    int before;
+    __threadfence();
+    asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], 1;"
+        : "=r"(before) : "l"(semaphore) : "memory");
+    return before;
+}
+"""
+
+
 def _ldmatrix(count: int, transposed: bool) -> str:
     return _LDMATRIX.format(
         count=count,
@@ -151,4 +166,5 @@ MEMORY_HELPERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "swizzle": (_SWIZZLE, ()),
     "wait_semaphore": (_WAIT_SEMAPHORE, ()),
     "release_semaphore": (_RELEASE_SEMAPHORE, ()),
+    "arrive_semaphore": (_ARRIVE_SEMAPHORE, ()),
 }

@@ -46,6 +46,17 @@ __device__ __forceinline__ uint32_t and_or(uint32_t a, uint32_t b, uint32_t c) {
 }
 """
 
+_IN_REGISTER = """
+// A constant that stays in a register of each thread, as an instruction holds only one: the
+// compiler cannot know that no multiprocessor has a number of nearly 2^31.
+__device__ __forceinline__ uint32_t in_register(uint32_t constant) {
+    uint32_t number, lane;
+    asm("mov.u32 %0, %%smid;" : "=r"(number));
+    asm("mov.u32 %0, %%laneid;" : "=r"(lane));
+    return constant ^ ((number + lane) >> 31);
+}
+"""
+
 _AND_XOR = """
 // (a & b) ^ c in one LOP3.
 __device__ __forceinline__ uint32_t and_xor(uint32_t a, uint32_t b, uint32_t c) {
@@ -103,6 +114,7 @@ _WORDS: dict[str, Entry] = {
     "prmt": (_ptx("prmt", 3, "prmt.b32"), ()),
     "funnel": (_ptx("funnel", 3, "shf.r.wrap.b32"), ()),
     "and_or": (_AND_OR, ()),
+    "in_register": (_IN_REGISTER, ()),
     "and_xor": (_AND_XOR, ()),
     "min_u32": (_word("min_u32", "ab", "a < b ? a : b"), ()),
     "max_u32": (_word("max_u32", "ab", "a < b ? b : a"), ()),

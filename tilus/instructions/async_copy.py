@@ -12,13 +12,14 @@ meanwhile.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tilus.codegen.access import GlobalAccess, SharedAccess, load_tile, store_tile, turns
+from tilus.codegen.access import GlobalAccess, Piece, SharedAccess, load_tile, store_tile, turns
 from tilus.errors import TilusError
 from tilus.instructions.arguments import (
     check_offsets,
@@ -33,7 +34,7 @@ from tilus.interp.machine import spread
 from tilus.interp.shared import Access
 from tilus.ir.expr import Expr, apply, as_expr, as_int
 from tilus.ir.instruction import Effects, Instruction
-from tilus.ir.layout import RegisterLayout
+from tilus.ir.layout import RegisterLayout, local
 from tilus.ir.tensor import GlobalTensor, RegisterTensor, SharedTensor
 
 if TYPE_CHECKING:
@@ -144,7 +145,9 @@ class CopyAsync(
 
     def _emit_part(self, e: Emitter, first: int, shape: tuple[int, ...]) -> None:
         tile = RegisterTensor(self.dst.dtype, shape, name="copied")
-        tile.layout = vectorized_layout(e.num_threads, tile.shape, tile.dtype, tile.shape[-1])
+        tile.layout = _by_warps(e.num_threads, tile) or vectorized_layout(
+            e.num_threads, tile.shape, tile.dtype, tile.shape[-1]
+        )
         offsets, starts, dims = self.offsets, (), ()
         if shape != self.dst.shape:
             (dim,) = self.dims
@@ -176,11 +179,21 @@ class CopyAsync(
         count = tile.layout.local_size * tile.dtype.nbits // 8 // nbytes
         with e.block(_first_replicas(tile.layout)):
             source.begin()
+            pieces = [source.piece(nbytes, as_expr(k)) for k in range(count)]
+            if count <= MOST_LINES and all(piece.offset is not None for piece in pieces):
+                for k, read in enumerate(pieces):
+                    start = f"{e.name(self.src)} + {read.base}"
+                    offset = f"<{read.offset}>" if read.offset else ""
+                    self._emit_copy(e, copy + offset, start, read, target.piece(nbytes, as_expr(k)))
+                return
             for _, turn in turns(e, count):
-                read, write = source.piece(nbytes, turn), target.piece(nbytes, turn)
-                inside = "true" if read.condition is None else read.condition
-                place = f"{e.name(self.dst)} + {write.address}"
-                e(f"{copy}({place}, {e.name(self.src)} + {read.address}, {inside});")
+                read = source.piece(nbytes, turn)
+                start = f"{e.name(self.src)} + {read.address}"
+                self._emit_copy(e, copy, start, read, target.piece(nbytes, turn))
+
+    def _emit_copy(self, e: Emitter, copy: str, start: str, read: Piece, write: Piece) -> None:
+        inside = read.condition if read.condition and self.check_bounds else "true"
+        e(f"{copy}({e.name(self.dst)} + {write.address}, {start}, {inside});")
 
     def _emit_synchronous(
         self, e: Emitter, tile: RegisterTensor, source: GlobalAccess, target: SharedAccess
@@ -260,7 +273,29 @@ class CopyAsyncWaitAll(Instruction, name="copy_async_wait_all", effects=Effects.
         e('asm volatile("cp.async.wait_all;" ::: "memory");')
 
 
+LANES = 32  # threads of a warp
+MOST_LINES = 16  # copies written one by one, with their offsets in the instructions
 SMALLEST_COPY = 4  # bytes; PTX ISA, "cp.async"
+
+
+def _by_warps(num_threads: int, tile: RegisterTensor) -> RegisterLayout | None:
+    """Each warp copies vectors of 16 bytes in a row, 32 at a time, in as few rows as possible.
+
+    So the addresses of a thread lie close together: an instruction holds only 12 bits of offset.
+    None where the warps cannot share the tile like this.
+    """
+    *rows, columns = tile.shape
+    height, warps = math.prod(rows), num_threads // LANES
+    vector = 128 // tile.dtype.nbits
+    turns, rest = divmod(columns, LANES * vector)
+    across = max(1, warps // height)  # warps that share a row
+    if rest or num_threads % LANES or warps * max(1, height // warps) != height * across:
+        return None
+    if turns % across:
+        return None
+    flat = local(height * across // warps, 1).spatial(warps // across, across)
+    flat = flat.local(1, turns // across).spatial(1, LANES).local(1, vector)
+    return flat.reshape(tile.shape)
 
 
 def _first_replicas(layout: RegisterLayout) -> str:

@@ -531,8 +531,29 @@ def move_registers(e: Emitter, out: RegisterTensor, x: RegisterTensor, elements:
     if same and e.alias(out, x):
         return
     e.declare(out, zero=True)
-    with e.unrolled(out.layout.local_size) as i:
-        e.set(out, i, e.get(x, e.mapped(table[0], i)))
+    unit = _moved_unit(out, x, table[0])
+    if unit is None:
+        with e.unrolled(out.layout.local_size) as i:
+            e.set(out, i, e.get(x, e.mapped(table[0], i)))
+        return
+    kind, each = f"uint{unit}_t", max(1, unit // out.dtype.nbits)
+    left, right = (f"reinterpret_cast<{kind}*>({e.tile(tile)})" for tile in (out, x))
+    with e.unrolled(out.layout.local_size // each) as i:
+        e(f"{left}[{i}] = {right}[{e.mapped(table[0][::each] // each, i)}];")
+
+
+def _moved_unit(out: RegisterTensor, x: RegisterTensor, table: Array) -> int | None:
+    """The bits that move at a time: whole words where neighbours stay together; else None."""
+    nbits = out.dtype.nbits
+    unplaced = out.bits is None and x.bits is None
+    if not unplaced or out.dtype.kind == "bool" or (nbits < 32 and 32 % nbits):
+        return None
+    each = 32 // nbits if nbits < 32 and 32 % nbits == 0 else 1
+    if len(table) % each == 0:
+        rows = table.reshape(-1, each)
+        if (rows == rows[:, :1] + np.arange(each)).all() and (rows[:, 0] % each == 0).all():
+            return max(32, nbits)
+    return nbits if nbits in (8, 16) else None
 
 
 # ---- dimensions ---------------------------------------------------------------------------------

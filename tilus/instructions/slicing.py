@@ -1,12 +1,14 @@
-"""Parts of shared and global tensors under indices of their own, and single elements as scalars.
+"""Parts of tiles and tensors under indices of their own, and single elements as scalars.
 
     row = g[i, :]                     # a global tensor of rank 1 at the address of row i
     stage = s[k % 3, :, 0:32]         # a shared tensor in the same storage
+    half = x[:, 0:32]                 # a register tile: of each thread some of its registers
     value = x.item()                  # the one element of a register tile, as a scalar
     pointer = g[i, j].item_ptr()      # the address of one element
 
-No data moves: the result is the same memory. An integer index drops its dimension, a slice keeps
-it.
+No data moves: the result is the same memory, or the same registers. An integer index drops its
+dimension, a slice keeps it. The surprise: where a register tile can be cut depends on its layout,
+since a part that some threads hold nothing of has no layout.
 """
 
 from __future__ import annotations
@@ -22,11 +24,21 @@ from tilus.codegen.scalar import scalar_type
 from tilus.dtypes import int64
 from tilus.errors import TilusError
 from tilus.instructions.arguments import check_offsets, describe, expect, shape_tuple
-from tilus.instructions.shape import dims_of, exchanged, inverse_permutation
+from tilus.instructions.shape import dims_of, exchanged, inverse_permutation, move_registers
 from tilus.ir.expr import Apply, Const, Expr, Var, apply, as_expr, as_int, cast
 from tilus.ir.instruction import Facts, Instruction, Known, Proposal, Strength
-from tilus.ir.layout import global_strides, replicated, shared_row_major
-from tilus.ir.tensor import GlobalTensor, RegisterTensor, SharedTensor
+from tilus.ir.layout import (
+    LayoutError,
+    RegisterLayout,
+    global_strides,
+    holds_operands,
+    local,
+    register_layout,
+    replicated,
+    shared_row_major,
+)
+from tilus.ir.layout.modes import group_modes
+from tilus.ir.tensor import GlobalTensor, RegisterTensor, SharedTensor, Tensor
 
 if TYPE_CHECKING:
     from tilus.codegen.emitter import Emitter
@@ -66,7 +78,7 @@ class SharedSlice(Instruction, name="shared_slice", methods=((SharedTensor, "__g
 
     def verify(self) -> None:
         check_offsets(self.offsets, len(self.src.shape), self.name)
-        _check_part(self, self.src.shape, self.out.shape)
+        _check_part(self, self.out, self.src, self.offsets, self.dims)
 
     def layouts(self, known: Known) -> Iterator[Proposal]:
         source, target = known.shared(self.src), known.shared(self.out)
@@ -105,7 +117,7 @@ class SharedSlice(Instruction, name="shared_slice", methods=((SharedTensor, "__g
         assert self.src.layout is not None
         starts = [machine.scalar(o).astype(np.int64) for o in self.offsets]
         extents = [np.asarray(e) for e in self.src.shape]
-        _check_inside(self, starts, extents, _lengths(self, len(starts)))
+        _check_inside(self, starts, extents, part_lengths(self.out.shape, self.dims, len(starts)))
         base = machine.shared_ref(self.src).base + np.asarray(self.src.layout.linear(starts))
         machine.bind_shared(self.out, self.src, base)
 
@@ -147,7 +159,7 @@ class GlobalSlice(Instruction, name="global_slice", methods=((GlobalTensor, "__g
 
     def verify(self) -> None:
         check_offsets(self.offsets, len(self.src.shape), self.name)
-        _check_part(self, self.src.shape, self.out.shape)
+        _check_part(self, self.out, self.src, self.offsets, self.dims)
 
     def address_alignment(self, facts: Facts) -> int:
         steps = zip(self.offsets, self.src.layout.strides, strict=True)
@@ -158,9 +170,8 @@ class GlobalSlice(Instruction, name="global_slice", methods=((GlobalTensor, "__g
     def run(self, machine: Machine) -> None:
         ref = machine.global_ref(self.src)
         starts = [machine.scalar(o).astype(np.int64) for o in self.offsets]
-        lengths: list[Any] = [1] * len(starts)
-        for dim, extent in zip(self.dims, self.out.shape, strict=True):
-            lengths[dim] = machine.scalar(extent).astype(np.int64)
+        shape = [machine.scalar(extent).astype(np.int64) for extent in self.out.shape]
+        lengths = part_lengths(shape, self.dims, len(starts))
         _check_inside(self, starts, list(ref.shape), lengths)
         bits = sum(
             (start * stride for start, stride in zip(starts, ref.strides, strict=True)),
@@ -192,7 +203,10 @@ class Part:
     extents: tuple[Expr, ...]  # of the kept dimensions
 
 
-def parse_index(index: Any, shape: Sequence[Expr]) -> Part:
+_STRIDES = "give the tensor strides: global_view(ptr, dtype=..., shape=..., strides=...)"
+
+
+def parse_index(index: Any, shape: Sequence[Expr], *, step_hint: str = _STRIDES) -> Part:
     """`index` is one item or a tuple of them: int, scalar or slice."""
     items = index if isinstance(index, tuple) else (index,)
     if len(items) > len(shape):
@@ -207,7 +221,7 @@ def parse_index(index: Any, shape: Sequence[Expr]) -> Part:
     extents: list[Expr] = []
     for dim, (item, extent) in enumerate(zip(items, shape, strict=True)):
         if isinstance(item, slice):
-            start, length = _range_of(item, extent, dim)
+            start, length = _range_of(item, extent, dim, step_hint)
             dims.append(dim)
             extents.append(length)
         else:
@@ -216,14 +230,14 @@ def parse_index(index: Any, shape: Sequence[Expr]) -> Part:
     return Part(tuple(offsets), tuple(dims), tuple(extents))
 
 
-def _range_of(item: slice, extent: Expr, dim: int) -> tuple[Expr, Expr]:
+def _range_of(item: slice, extent: Expr, dim: int, step_hint: str) -> tuple[Expr, Expr]:
     """(start, length) of a slice."""
     if item.step is not None and as_int(item.step) != 1:
         raise TilusError(
             "a slice has no step",
             found=f"step {item.step} in dimension {dim}",
             expected="start:stop",
-            hint="give the tensor strides: global_view(ptr, dtype=..., shape=..., strides=...)",
+            hint=step_hint,
         )
     start = as_expr(0) if item.start is None else _bound(item.start, extent, dim)
     stop = extent if item.stop is None else _bound(item.stop, extent, dim)
@@ -283,23 +297,25 @@ def _affine(expr: Expr) -> tuple[dict[Expr, int], int]:
 
 
 def _check_part(
-    instruction: SharedSlice | GlobalSlice, whole: Sequence[Any], part: Sequence[Any]
+    instruction: Instruction,
+    out: Tensor,
+    src: Tensor,
+    starts: Sequence[Expr | int],
+    dims: tuple[int, ...],
 ) -> None:
-    dims = instruction.dims
+    rank = len(src.shape)
     instruction.require(
-        len(dims) == len(part)
-        and len(set(dims)) == len(dims)
-        and set(dims) <= {*range(len(whole))},
+        len(dims) == len(out.shape) and len(set(dims)) == len(dims) and set(dims) <= {*range(rank)},
         "dims must name a different dimension of the tensor for each dimension of the part",
-        found=f"dims={list(dims)} for rank {len(part)} of rank {len(whole)}",
+        found=f"dims={list(dims)} for rank {len(out.shape)} of rank {rank}",
     )
     instruction.require(
-        instruction.out.dtype == instruction.src.dtype,
+        out.dtype == src.dtype,
         "the dtypes of the part and of the tensor differ",
-        found=f"{instruction.out.dtype} of {instruction.src.dtype}",
+        found=f"{out.dtype} of {src.dtype}",
     )
-    lengths = _lengths(instruction, len(whole))
-    for dim, (offset, extent) in enumerate(zip(instruction.offsets, whole, strict=True)):
+    lengths = part_lengths(out.shape, dims, rank)
+    for dim, (offset, extent) in enumerate(zip(starts, src.shape, strict=True)):
         start, length, limit = as_int(offset), as_int(lengths[dim]), as_int(extent)
         if start is not None and limit is not None and length is not None:
             instruction.require(
@@ -310,10 +326,10 @@ def _check_part(
             )
 
 
-def _lengths(instruction: SharedSlice | GlobalSlice, rank: int) -> list[Any]:
-    """How many elements of each dimension the part covers."""
+def part_lengths(shape: Sequence[Any], dims: Sequence[int], rank: int) -> list[Any]:
+    """How many elements of each dimension a part of `shape` covers; 1 where an index is given."""
     lengths: list[Any] = [1] * rank
-    for dim, extent in zip(instruction.dims, instruction.out.shape, strict=True):
+    for dim, extent in zip(dims, shape, strict=True):
         lengths[dim] = extent
     return lengths
 
@@ -343,6 +359,183 @@ def _check_inside(
 
 def _positions(start: int, length: int) -> str:
     return f"index {start}" if length == 1 else f"indices {start}..{start + length - 1}"
+
+
+# ---- parts of register tiles --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class RegisterSlice(Instruction, name="register_slice", methods=((RegisterTensor, "__getitem__"),)):
+    """Element J of `out` is x[o] with o = starts, o[dims[k]] += J[k]; `dims` ascend."""
+
+    out: RegisterTensor
+    x: RegisterTensor
+    starts: tuple[int, ...]
+    dims: tuple[int, ...]
+
+    @classmethod
+    def build(cls, x: Any, index: Any) -> RegisterSlice:
+        """`x[index]`: a part of a register tile, each thread keeping the registers that it holds.
+
+        Indices are known at compile time and may count from the end. An integer drops its
+        dimension; `:` and `start:stop` keep it; missing indices mean `:`.
+
+        Raises `TilusError` for an index known only at run time and, in layout inference, where a
+        dimension is cut between threads: only its leading local modes can be cut.
+
+        Example: `w[:, 32:64]` of shape [16, 64] has shape [16, 32].
+        """
+        tile = expect(x, RegisterTensor, "register_slice: x")
+        hint = "split the dimension first: x.reshape([..., extent // step, step]), then index it"
+        part = parse_index(index, tuple(as_expr(e) for e in tile.shape), step_hint=hint)
+        starts = tuple(_known_start(offset, dim) for dim, offset in enumerate(part.offsets))
+        shape = shape_tuple(part.extents, "register_slice: the length of a slice")
+        return cls(RegisterTensor(tile.dtype, shape), tile, starts, part.dims)
+
+    def verify(self) -> None:
+        self.require(
+            len(self.starts) == len(self.x.shape),
+            "one start for each dimension of the operand is needed",
+            found=f"{len(self.starts)} starts for {self.x}",
+            expected=f"{len(self.x.shape)}",
+        )
+        _check_part(self, self.out, self.x, self.starts, self.dims)
+        self.require(
+            list(self.dims) == sorted(self.dims),
+            "the dimensions change their order",
+            found=f"dims={list(self.dims)}",
+            hint="transpose the part",
+        )
+
+    @property
+    def _lengths(self) -> list[int]:
+        return part_lengths(self.out.shape, self.dims, len(self.starts))
+
+    def layouts(self, known: Known) -> Iterator[Proposal]:
+        source, target = known.register(self.x), known.register(self.out)
+        if source is not None and target is None:
+            yield Proposal(self.out, self._cut(source), Strength.MUST)
+        if target is not None and source is None:
+            whole = self._whole(target)
+            if whole is not None:
+                yield Proposal(self.x, whole, Strength.MUST)
+
+    def _cut(self, layout: RegisterLayout) -> RegisterLayout:
+        return cut_layout(layout, self.starts, self._lengths, self.dims)
+
+    def _whole(self, part: RegisterLayout) -> RegisterLayout | None:
+        """The layout of an operand that is a row of such parts; None where parts do not line up."""
+        cuts = list(zip(self.starts, self._lengths, self.x.shape, strict=True))
+        if any(start % length or extent % length for start, length, extent in cuts):
+            return None
+        dropped = [dim for dim in range(len(self.starts)) if dim not in self.dims]
+        return local(*(extent // length for _, length, extent in cuts)) * part.unsqueeze(dropped)
+
+    def check_layouts(self) -> None:
+        assert self.x.layout is not None and self.out.layout is not None
+        have = self._cut(self.x.layout)
+        self.require(
+            holds_operands(self.out.layout, have),
+            "threads do not hold the elements of the part",
+            found=f"part of the operand {have}; result {self.out.layout}",
+            hint="annotate_layout one of them, or pass the data through shared memory",
+        )
+
+    def compute(self, values: Array) -> Array:
+        """(blocks, *x.shape) -> (blocks, *out.shape)."""
+        cuts = zip(self.starts, self._lengths, strict=True)
+        part = values[(slice(None), *(slice(start, start + length) for start, length in cuts))]
+        return part.reshape(len(values), *self.out.shape)
+
+    def run(self, machine: Machine) -> None:
+        machine[self.out] = self.compute(machine[self.x])
+
+    def emit(self, e: Emitter) -> None:
+        elements = np.arange(self.x.size).reshape(1, *self.x.shape)
+        move_registers(e, self.out, self.x, self.compute(elements)[0])
+
+
+def _known_start(offset: Expr, dim: int) -> int:
+    start = as_int(offset)
+    if start is None:
+        raise TilusError(
+            "register_slice: an index must be known at compile time",
+            found=f"{offset} in dimension {dim}",
+            expected="Python integers: registers have no addresses",
+            hint="loop over a host list, for i in [0, 1]: ..., or store the tile to shared memory "
+            "and load the part",
+        )
+    return start
+
+
+def cut_layout(
+    layout: RegisterLayout, starts: Sequence[int], lengths: Sequence[int], dims: Sequence[int]
+) -> RegisterLayout:
+    """The layout of a part whose elements stay where they are; `dims` are those it keeps.
+
+    In local(4, 1).spatial(8, 4), rows 8..23 are local(2, 1).spatial(8, 4): values 1 and 2 of the
+    first mode of the rows, and all of the others.
+
+    Raises:
+        LayoutError: a cut goes through a mode that is spatial, or through several local ones.
+    """
+    whole = layout.canonical()
+    groups = group_modes(whole.shape, whole.mode_shape)
+    sizes: list[int] = []
+    for dim, modes in enumerate(groups):
+        sizes += _cut_modes(whole, dim, modes, starts[dim], lengths[dim])
+    kept = [mode for mode, size in enumerate(sizes) if size > 1]
+    return register_layout(
+        [lengths[dim] for dim in dims],
+        [sizes[mode] for mode in kept],
+        [mode if mode < 0 else kept.index(mode) for mode in whole.spatial_modes],
+        [kept.index(mode) for mode in whole.local_modes if mode in kept],
+    )
+
+
+def _cut_modes(
+    layout: RegisterLayout, dim: int, modes: Sequence[int], start: int, length: int
+) -> Iterator[int]:
+    """How many values of each mode of `dim` lie in the range: one, one, ..., some, all, all."""
+    first, count, below = start, length, layout.shape[dim]  # the range within the modes to come
+    for mode in modes:
+        below //= layout.mode_shape[mode]
+        within = first % below
+        if within + count <= below:
+            size, first = 1, within
+        elif within == 0 and count % below == 0:
+            size, first, count = count // below, 0, below
+        else:
+            raise _cannot_cut(layout, dim, modes, start, length)
+        if size < layout.mode_shape[mode] and mode in layout.spatial_modes:
+            raise _cannot_cut(layout, dim, modes, start, length)
+        yield size
+
+
+def _cannot_cut(
+    layout: RegisterLayout, dim: int, modes: Sequence[int], start: int, length: int
+) -> LayoutError:
+    extent = layout.shape[dim]
+    spatial = [number for number, mode in enumerate(modes) if mode in layout.spatial_modes]
+    leading = modes[: spatial[0]] if spatial else modes
+    sizes = [layout.mode_shape[mode] for mode in leading]
+    unit = extent // math.prod(sizes)
+    between_threads = bool(start % unit or length % unit)
+    factors = " x ".join(str(size) for size in sizes)
+    if not sizes:
+        expected = f"all of 0..{extent - 1}: nothing that leads dimension {dim} is local"
+    elif between_threads:
+        expected = f"starts and lengths in multiples of {unit}: local is the leading {factors}"
+    else:
+        expected = f"a range within one of the local {factors}, of steps of {unit}"
+    where = "between threads" if between_threads else "across registers that do not follow on"
+    return LayoutError(
+        f"register_slice: dimension {dim} is cut {where}",
+        found=f"{_positions(start, length)} of {extent} in {layout}",
+        expected=expected,
+        hint=f"annotate_layout the tile so that dimension {dim} begins with a local factor, such "
+        "as local(...) * layout of the part, or store it to shared memory and load the part",
+    )
 
 
 # ---- the whole of a shared tensor under another shape -------------------------------------------

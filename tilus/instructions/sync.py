@@ -3,6 +3,7 @@
 self.sync()                                  # the block's threads see each other's shared memory
 self.lock_semaphore(ptr, value)              # wait until another block stored `value` at ptr
 self.release_semaphore(ptr, value)           # let those that wait go on
+self.arrive_semaphore(ptr)                   # how many blocks have been here before
 self.annotate_layout(x, spatial(8, 4))       # a fact for layout inference, wherever it stands
 """
 
@@ -17,7 +18,7 @@ import numpy as np
 from tilus import dtypes
 from tilus.errors import TilusError
 from tilus.instructions.arguments import describe, expect
-from tilus.ir.expr import Expr, as_expr, cast
+from tilus.ir.expr import Expr, Var, as_expr, cast
 from tilus.ir.instruction import Effects, Instruction, Known, Proposal, Strength
 from tilus.ir.layout import LayoutError, RegisterLayout, SharedLayout
 from tilus.ir.tensor import RegisterTensor, SharedTensor
@@ -101,6 +102,44 @@ class ReleaseSemaphore(Instruction, name="release_semaphore", effects=Effects.WR
         ptr, value = e.scalar(self.ptr), e.scalar(self.value)
         e.sync()
         e(f"if (tid == 0) {e.use('release_semaphore')}({ptr}, {value});")
+
+
+@dataclass(frozen=True, eq=False)
+class ArriveSemaphore(
+    Instruction, name="arrive_semaphore", effects=Effects.READ_GLOBAL | Effects.WRITE_GLOBAL
+):
+    out: Var
+    ptr: Expr
+
+    @classmethod
+    def build(cls, ptr: Any) -> ArriveSemaphore:
+        """Add 1 to the int32 at `ptr`, after all that the block wrote before; gives the old value.
+
+        The block that finds one less than the number of blocks is the last: it sees what the others
+        wrote. Nobody waits. Whoever is last sets the int32 to 0 again, with `release_semaphore`.
+
+        Example: `last = self.arrive_semaphore(counts[i].item_ptr()) == self.split - 1`.
+        """
+        pointer = expect(ptr, Expr, "arrive_semaphore: ptr")
+        return cls(Var(dtypes.int32, "arrived"), pointer)
+
+    def verify(self) -> None:
+        _check_semaphore(self, self.ptr, as_expr(0))
+
+    def run(self, machine: Machine) -> None:
+        address = np.broadcast_to(machine.scalar(self.ptr), (machine.count,))
+        one = np.ones(machine.count, np.int32)
+        old = machine.memory.update(
+            address, one * 0, dtypes.int32, None, lambda x, y: x + y[0], (one,), "the semaphore"
+        )
+        machine.set_scalar(self.out, old)
+
+    def emit(self, e: Emitter) -> None:
+        box = f"*reinterpret_cast<int*>({e.scratch(4)})"
+        e.sync()
+        e(f"if (tid == 0) {box} = {e.use('arrive_semaphore')}({e.scalar(self.ptr)});")
+        e.sync()
+        e(f"int {e.name(self.out)} = {box};")
 
 
 def _value(value: Any, what: str) -> Expr:

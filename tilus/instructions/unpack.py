@@ -124,11 +124,27 @@ class Unpack(Instruction, name="unpack", methods=((RegisterTensor, "unpack"),)):
         assert is_packed(self.x.dtype)
         out, words = e.declare(self.out), e.tile(self.x)
         name = e.define(_name(plan), unpack_function(plan, _name(plan)))
+        kept = [f"{e.use('in_register')}({_hex(value)})" for value in kept_constants(plan)]
         with e.unrolled(layout_of(self.x).local_size // plan.elements) as i:
-            e(
-                f"{name}(&{words}[{i} * {plan.words}], reinterpret_cast<uint32_t*>({out}) "
-                f"+ {i} * {len(plan.outputs)});"
-            )
+            arguments = [
+                f"&{words}[{i} * {plan.words}]",
+                f"reinterpret_cast<uint32_t*>({out}) + {i} * {len(plan.outputs)}",
+                *kept,
+            ]
+            e(f"{name}({', '.join(arguments)});")
+
+
+def kept_constants(plan: UnpackPlan) -> list[int]:
+    """Constants that must lie in registers: an instruction has room for one, its last."""
+    found: dict[int, None] = {}
+    for step in plan.steps:
+        constants = [one.value for one in step.operands if isinstance(one, Constant)]
+        # The mask of a lop3 and the selector of a prmt stay in the instruction.
+        room = {"lop3": 1, "prmt": 2, "hfma2": 1}.get(step.kind, 0)
+        for place, one in enumerate(step.operands):
+            if len(constants) > 1 and isinstance(one, Constant) and place != room:
+                found[one.value] = None
+    return list(found)
 
 
 def _name(plan: UnpackPlan) -> str:
@@ -139,20 +155,22 @@ def unpack_function(plan: UnpackPlan, name: str) -> str:
     """A CUDA function that runs the plan's program on its words."""
     names = [f"x[{n}]" for n in range(plan.words)]
     outputs = {number: f"y[{n}]" for n, number in enumerate(plan.outputs)}
+    kept = {value: f"c{n}" for n, value in enumerate(kept_constants(plan))}
+    parameters = ["const uint32_t* x", "uint32_t* y", *(f"uint32_t {c}" for c in kept.values())]
     lines = [
         f"// Each part of y: {plan.scale:g} * value + {', '.join(f'{b:g}' for b in plan.base)}",
-        f"__device__ __forceinline__ void {name}(const uint32_t* x, uint32_t* y) {{",
+        f"__device__ __forceinline__ void {name}({', '.join(parameters)}) {{",
     ]
     for number, step in enumerate(plan.steps, plan.words):
         names.append(f"r{number}")
-        lines += [f"    {line}" for line in _cuda(step, names, plan.target.name)]
+        lines += [f"    {line}" for line in _cuda(step, names, kept, plan.target.name)]
     lines += [f"    {y} = {names[number]};" for number, y in outputs.items()]
     return "\n".join([*lines, "}", ""])
 
 
-def _cuda(step: Step, names: list[str], target: str) -> list[str]:
+def _cuda(step: Step, names: list[str], kept: dict[int, str], target: str) -> list[str]:
     """The declaration of the last of `names`. Source: PTX ISA, "lop3", "shf", "prmt", "fma"."""
-    name, operands = names[-1], [_operand(one, names) for one in step.operands]
+    name, operands = names[-1], [_operand(one, names, kept) for one in step.operands]
     if step.kind == "shf":
         low, high = operands
         return [f"const uint32_t {name} = __funnelshift_l({low}, {high}, {step.detail});"]
@@ -166,5 +184,11 @@ def _cuda(step: Step, names: list[str], target: str) -> list[str]:
     ]
 
 
-def _operand(operand: Operand, names: list[str]) -> str:
-    return f"{operand.value:#010x}u" if isinstance(operand, Constant) else names[operand]
+def _operand(operand: Operand, names: list[str], kept: dict[int, str]) -> str:
+    if isinstance(operand, Constant):
+        return kept.get(operand.value, _hex(operand.value))
+    return names[operand]
+
+
+def _hex(value: int) -> str:
+    return f"{value:#010x}u"

@@ -421,14 +421,7 @@ class Expressions(Context):
     def expr_Subscript(self, node: ast.Subscript) -> Any:
         container, index = self.expr(node.value), self.expr(node.slice)
         if isinstance(container, TENSORS):
-            cls = TENSOR_METHODS.get((type(container), "__getitem__"))
-            if cls is None:
-                raise TilusError(
-                    "a register tile cannot be indexed: its elements lie in many threads",
-                    found=str(container),
-                    hint="store it to shared memory and load the part, or use .item() on a tile "
-                    "of size 1",
-                )
+            cls = TENSOR_METHODS[type(container), "__getitem__"]
             return self.emit_instruction(build_from_call(cls, (container, index), {}))
         if isinstance(index, Expr) and not isinstance(index, Const):
             raise TilusError(

@@ -1,6 +1,8 @@
 """The library users call: quantise a weight, multiply by it."""
 
+from tilus.ops import library  # registers the operators of torch
 from tilus.ops.matmul import matmul
-from tilus.ops.quantize import QuantizedTensor, quantize
+from tilus.ops.quantize import NF4, quantize
+from tilus.ops.storage import QuantizedTensor
 
-__all__ = ["QuantizedTensor", "matmul", "quantize"]
+__all__ = ["NF4", "QuantizedTensor", "library", "matmul", "quantize"]

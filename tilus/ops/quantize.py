@@ -66,19 +66,21 @@ def quantize(
     >>> bool((q.dequantize() - w).abs().max() < 0.04)
     True
     """
-    _check_weight(weight)
-    _check_choices(dtype, method, scale_dtype)
+    check_weight(weight)
+    check_choices(dtype, method, scale_dtype)
     n, k = weight.shape
     group = k if group_size == -1 else group_size
     check_groups(k, group)
     grouped = weight.detach().double().cpu().reshape(n, k // group, group)
     scale, zero = _fit(grouped, dtype, symmetric, scale_dtype)
+    _check_scale(scale, scale_dtype)
     if method == "mse":
         scale = _search(grouped, dtype, scale, zero, scale_dtype)
     codes = from_carrier(_round(grouped, scale, zero, dtype).reshape(n, k), dtype)
-    common = zero if isinstance(zero, float) else 0.0
-    zeros = None if isinstance(zero, float) else _per_group(zero, scale_dtype)
     scales = _per_group(scale, scale_dtype)
+    per_group = isinstance(zero, torch.Tensor)
+    zeros = _per_group(zero, scale_dtype) if per_group else None
+    common = 0.0 if per_group else zero
     return QuantizedTensor(dtype, (n, k), group, codes, scales, zeros, common).to(weight.device)
 
 
@@ -160,7 +162,8 @@ def _squared_error(
     return (((values - zero) * scale - grouped) ** 2).sum(-1, keepdim=True)
 
 
-def _check_weight(weight: torch.Tensor) -> None:
+def check_weight(weight: torch.Tensor) -> None:
+    """Raises: TilusError unless it is a matrix of finite numbers."""
     if not isinstance(weight, torch.Tensor) or not weight.is_floating_point():
         raise TilusError(
             "quantize needs a floating-point tensor",
@@ -187,7 +190,16 @@ def _check_weight(weight: torch.Tensor) -> None:
         )
 
 
-def _check_choices(dtype: DataType, method: str, scale_dtype: torch.dtype) -> None:
+def _check_scale(scale: torch.Tensor, scale_dtype: torch.dtype) -> None:
+    if not bool(torch.isfinite(scale).all()):
+        raise TilusError(
+            f"the weight is too large for scales of {scale_dtype}",
+            hint="pass scale_dtype=torch.float32, or bfloat16",
+        )
+
+
+def check_choices(dtype: DataType, method: str, scale_dtype: torch.dtype) -> None:
+    """Raises: TilusError for arguments of `quantize` that are out of question for any weight."""
     check_code_type(dtype)
     if dtype.kind == "codebook" and not any(dtype.values):
         raise TilusError("all values of the codebook are 0", found=dtype.name)

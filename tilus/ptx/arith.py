@@ -128,6 +128,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "cos": np.cos,
     "tanh": np.tanh,
 }
+GROSS_NAN = np.uint64(0x7FFFFFFF00000000)
 SIGN_ONLY = ("neg", "abs", "copysign")
 
 
@@ -169,6 +170,8 @@ def _float(op: Instruction, kind: str, stored: list[Array]) -> Array:
     if op.opcode in SIGN_ONLY:
         return _signed(op, kind, stored)
     values = [numbers(v, kind) for v in stored]
+    if kind == "f64" and op.has("ftz"):
+        return _gross(op, values[0])
     if op.has("ftz"):
         values = [flushed(v) for v in values]
     with np.errstate(all="ignore"):
@@ -236,12 +239,24 @@ def _float64(op: Instruction, values: list[Array], rounding: str) -> Array:
         return float64_operation(name, values, rounding)
     if name not in SUMS and name not in ("div", "rsqrt"):
         raise op.refusal("the type f64")
-    result = np.asarray((SUMS | FUNCTIONS)[name](*values))
-    if op.has(
-        "approx"
-    ):  # the lower half of the mantissa is 0. Source: PTX ISA, "rcp.approx.ftz.f64"
-        return (result.view(np.uint64) & np.uint64(0xFFFFFFFF00000000)).view(np.float64)
-    return result
+    return np.asarray((SUMS | FUNCTIONS)[name](*values))
+
+
+def _gross(op: Instruction, value: Array) -> Array:
+    """rcp and rsqrt of the upper 32 bits of numbers; the lower ones of the result are 0.
+
+    rsqrt.approx.f64, without .ftz, is a subroutine of full precision. Source: PTX ISA,
+    "rcp.approx.ftz.f64" and "rsqrt.approx.ftz.f64"; "rsqrt".
+    """
+    if op.opcode not in ("rcp", "rsqrt"):
+        raise op.refusal("the type f64 with .ftz")
+    upper = np.uint64(0xFFFFFFFF00000000)
+    flat = flushed((value.view(np.uint64) & upper).view(np.float64))
+    with np.errstate(all="ignore"):
+        result = flushed(np.asarray(FUNCTIONS[op.opcode](flat)))
+    unordered = np.isnan(value) | np.isnan(result)
+    bits = np.where(unordered, GROSS_NAN, result.view(np.uint64) & upper)
+    return bits.view(np.float64)
 
 
 def _extreme(op: Instruction, values: list[Array]) -> Array:

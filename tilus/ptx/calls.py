@@ -1,4 +1,4 @@
-"""Calls, of which there is one: vprintf, what `printf` in a kernel becomes.
+"""Calls of what has no body in the module: vprintf, what `printf` in a kernel becomes.
 
     call.uni (retval0), vprintf, (param0, param1);
 
@@ -16,8 +16,8 @@ import numpy as np
 
 from tilus.errors import TilusError
 from tilus.ptx.machine import Machine, opcode
-from tilus.ptx.syntax import Address, Immediate, Instruction, Symbol, Vector
-from tilus.ptx.transfer import load_bytes
+from tilus.ptx.syntax import Address, Immediate, Instruction, Operand, Symbol, Vector
+from tilus.ptx.transfer import load_bytes, store_bytes
 
 Array = np.ndarray[Any, Any]
 _SPECIFIER = re.compile(
@@ -37,12 +37,11 @@ def _call(m: Machine, op: Instruction) -> None:
             "a call of this function is not emulated",
             found=f"{function.name if function else op.text} at PTX line {op.line}",
             expected="vprintf",
-            hint="let the compiler inline the function, with __forceinline__",
+            hint="only functions with a body in the same module can be called",
         )
     result, _, params = op.operands
     assert isinstance(result, Vector) and isinstance(params, Vector)
-    formats, arguments = (m.read(item, "u64").astype(np.int64) for item in params.items)
-    formats, arguments = (np.broadcast_to(v, m.lanes.shape) for v in (formats, arguments))
+    formats, arguments = (_passed(m, item) for item in params.items)
     counts = np.zeros(m.lanes.shape, np.int32)
     lanes = m.lanes
     for number, lane in enumerate(lanes.tolist()):
@@ -52,7 +51,17 @@ def _call(m: Machine, op: Instruction) -> None:
         m.printed(_SPECIFIER.sub(printed.specifier, text), lane)
         counts[number] = printed.count
     m.focus(lanes)
-    m.write(result.items[0], counts)
+    store_bytes(m, _place(result.items[0]), "param", counts.view(np.uint8).reshape(-1, 4))
+
+
+def _place(variable: Operand) -> Address:
+    assert isinstance(variable, Symbol)
+    return Address(variable)
+
+
+def _passed(m: Machine, variable: Operand) -> Array:
+    """The 64 bits that each lane passes in a variable."""
+    return load_bytes(m, _place(variable), "param", 8).view(np.int64)[:, 0]
 
 
 def _bytes(m: Machine, address: int, size: int) -> bytes:

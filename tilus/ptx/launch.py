@@ -18,21 +18,21 @@ from tilus.ptx.syntax import Kernel
 # Source: CUDA C++ Programming Guide, "Technical Specifications per Compute Capability" (9.0).
 THREADS_PER_SM = 2048
 SHARED_PER_SM = 228 * 1024
-REGISTER_BYTES = 2 << 30  # memory for the registers of a wave: fewer blocks run at once beyond it
+THREAD_BYTES = 2 << 30  # registers and local memory of a wave: fewer blocks run at once beyond it
 
 _code: WeakKeyDictionary[Kernel, tuple[Mapping[int, Block], frozenset[int]]] = WeakKeyDictionary()
 
 
 def execute(
     kernel: Kernel,
-    params: Sequence[tuple[str, int | float]],
+    params: Sequence[tuple[str, int | float | bytes]],
     memory: GlobalMemory,
     grid: tuple[int, int, int],
     threads: int,
     shared_bytes: int,
     counters: Counters | None = None,
 ) -> None:
-    """Run every block of `kernel`; `params` are (type, value) in order.
+    """Run every block of `kernel`; `params` are (type, value) in order; a structure is its bytes.
 
     Blocks run in waves, in order, of as many as an H100 holds at a time. Raises `TilusError` at the
     Python line of an instruction that does what it must not.
@@ -70,7 +70,8 @@ def _waves(
     blocks = grid[0] * grid[1] * grid[2] if min(grid) > 0 else 0
     static = sum(variable.size for variable in kernel.shared)
     resident = min(THREADS_PER_SM // threads, SHARED_PER_SM // max(shared_bytes + static, 1), 32)
-    affordable = REGISTER_BYTES // (4 * threads * max(len(kernel.registers), 1))
+    private = 4 * len(kernel.registers) + sum(variable.size for variable in kernel.local)
+    affordable = THREAD_BYTES // (threads * max(private, 1))
     size = max(1, min(SMS * max(resident, 1), affordable))
     for first in range(0, blocks, size):
         yield Wave(grid, threads, first, min(size, blocks - first))

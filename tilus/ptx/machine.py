@@ -88,7 +88,7 @@ class Machine:
         kernel: Kernel,
         code: Mapping[int, Block],
         meetings: Set[int],
-        params: dict[str, tuple[str, int | float]],
+        params: Mapping[str, tuple[str, int | float | bytes]],
         memory: GlobalMemory,
         symbols: Mapping[str, int],
         wave: Wave,
@@ -105,7 +105,7 @@ class Machine:
         self.registers = Registers(kernel.registers, self.count)
         self.undefined = self.registers.undefined
         self.tainted: tuple[int, Array] | None = None  # instruction, and lanes of what it read
-        self.local, self._local_addresses = self._local_memory()
+        self.local, self.local_addresses = self._local_memory()
         self.pc = 0
         self.ticks = 0
         self.focus(np.arange(self.count))
@@ -113,6 +113,7 @@ class Machine:
         self._watch()
 
     def _local_memory(self) -> tuple[Array, dict[str, int]]:
+        """(lanes, bytes) of the arrays of each thread, and where each of these begins."""
         addresses: dict[str, int] = {}
         size = 0
         for variable in self.kernel.local:
@@ -219,17 +220,12 @@ class Machine:
             return self.symbols[name]
         return self.shared.address(name)
 
-    def local_address(self, name: str) -> int:
-        """The byte offset of an array of local memory."""
-        if name not in self._local_addresses:
-            raise TilusError("this local array is not known", found=name)
-        return self._local_addresses[name]
-
     def write(self, operand: Operand, value: Any) -> None:
         """Set a register of the active lanes to `value` (its bits, where it is narrower)."""
         if isinstance(operand, Symbol) and operand.name == "_":
             return
-        assert isinstance(operand, Register), operand
+        if not isinstance(operand, Register):
+            raise TilusError("this is no register that can be written", found=str(operand))
         name = operand.name
         target = self.registers[name]
         bits = np.asarray(value)

@@ -109,11 +109,12 @@ class GlobalMemory:
             self.watch(lanes, offset, size)
         return offset
 
-    def read(self, start: Array, size: int) -> Array:
-        """(lanes, size) bytes at located offsets."""
+    def read(self, start: Array, size: int, used: Array | None = None) -> Array:
+        """(lanes, size) bytes at located offsets; only those that are `used` must be written."""
         offsets = start[:, None] + np.arange(size)
-        if self.unwritten.size and self.unwritten[offsets].any():
-            where = int(offsets[self.unwritten[offsets]][0])
+        wanted = offsets if used is None else offsets[:, used]
+        if self.unwritten.size and self.unwritten[wanted].any():
+            where = int(wanted[self.unwritten[wanted]][0])
             raise TilusError(
                 "global memory is read that was never written",
                 found=self._describe(where),
@@ -201,9 +202,14 @@ class SharedMemory:
 
     # ---- checks of an access: `offsets` are of every byte, in the order of the located lanes ----
 
-    def check_readable(self, offsets: Array) -> None:
-        """Raises `TilusError` unless every byte is written and safe to read."""
+    def check_readable(self, offsets: Array, used: Array | None = None) -> None:
+        """Raises `TilusError` unless every byte is written and safe to read, if it is `used`.
+
+        A cell that is used in part is written as a whole, by accesses at least as large.
+        """
         cells = self._cells(offsets)
+        if used is not None:
+            cells = cells[:, used.reshape(-1, self._cell).any(1)]
         state = self._writers[cells]
         if (state >= IN_FLIGHT).any():
             raise TilusError(

@@ -1,113 +1,60 @@
 """PTX text to a kernel: registers, parameters, shared arrays, and instructions in order.
 
-    add.s32     %r3, %r1, 4;        Instruction("add", ("s32",), [Register("%r3"), ...])
+    call (y), square, (x);           the body of `square`, in which `ret` goes to its end
 
-Source: PTX ISA, "Syntax" and "State Spaces, Types, and Variables".
+Functions are read anew at each of their calls, so a kernel is one list of instructions. Parameters
+of a call are variables in local memory, by the caller's name and by the function's.
+Source: PTX ISA, "Syntax", "Kernel and Function Directives: .func" and "Control Flow Instructions:
+call".
 """
 
 from __future__ import annotations
 
-import math
 import re
-import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from tilus.errors import Location, TilusError
+from tilus.ptx.module import LOCAL, PARAM, Function, find_functions, find_kernel, literal, variable
+from tilus.ptx.syntax import (
+    CARRY,
+    CARRY_FLAG,
+    LOADS,
+    Address,
+    Immediate,
+    Instruction,
+    Kernel,
+    Negated,
+    Operand,
+    Pair,
+    Register,
+    Special,
+    Symbol,
+    Variable,
+    Vector,
+)
 
-_ENTRY = re.compile(r"\.entry\s+([\w$]+)\s*\(")
-_PARAM = re.compile(
-    r"\.param\s+(?:\.align\s+\d+\s+)?\.(\w+)\s+"
-    r"(?:\.ptr\s+(?:\.(?:global|shared|const|local)\s+)?(?:\.align\s+\d+\s+)?)?([\w$]+)"
-    r"(?:\[(\d+)\])?"
-)
-_VARIABLE = (
-    r"\s+(?:\.align\s+(?P<alignment>\d+)\s+)?\.[busf](?P<bits>8|16|32|64)\s+"
-    r"(?P<name>[\w$]+)\s*(?P<extents>(?:\[\d*\]\s*)*)"
-)
-_SHARED = re.compile(rf"\.shared{_VARIABLE};")
-_LOCAL = re.compile(rf"\.local{_VARIABLE}$")
-_MODULE = re.compile(rf"\.(?P<space>global|const){_VARIABLE}(?:=\s*(?P<values>[^;]*))?;")
-_CALL_PARAM = re.compile(r"\.param\s+(?:\.align\s+\d+\s+)?\.(\w+)\s+([\w$]+)$")
 _REG = re.compile(r"\.reg\s+\.(\w+)\s+(.*)", re.S)
 _RANGE = re.compile(r"([%\w$]+)<(\d+)>$")
 _PLACE = r"(\d+)\s+(\d+)\s+(\d+)"
 _LOC = re.compile(rf"\.loc\s+{_PLACE}(?:.*inlined_at\s+{_PLACE})?")
 _FILE = re.compile(r'\.file\s+(\d+)\s+"([^"]*)"')
+_USED_BYTES = re.compile(r'"used_bytes_mask\s+(0[xX][0-9a-fA-F]+|\d+)"')
 _LABEL = re.compile(r"([\w$]+):(?!:)")
 _ADDRESS = re.compile(r"([%\w$]+)(\+?-?(?:0x[0-9a-fA-F]+|\d+))?")
-_FLOAT = re.compile(r"-?0([fFdD])([0-9a-fA-F]+)$")
-_INTEGER = re.compile(r"-?(0[xX][0-9a-fA-F]+|0[bB][01]+|\d+)U?")
-_DECIMAL = re.compile(r"-?\d+\.\d*([eE][+-]?\d+)?")
 _NAME = re.compile(r"[\w$]+")
 _OPERAND = re.compile(r"(?:\{[^{}]*\}|\[[^\[\]]*\]|\([^()]*\)|[^,])+")
 _LINES = (".file", ".section")  # directives that end with their line, and mean nothing here
 _STATEMENTS = (".pragma", ".shared")  # ... with a semicolon; shared arrays are known already
+_END = "%return"  # the label behind a function, which no text can spell
 
 
 def parse_ptx(text: str) -> Kernel:
     """The kernel of a PTX module with one entry. Raises `TilusError` naming what it cannot read."""
-    body = re.sub(r"/\*.*?\*/", lambda comment: "\n" * comment[0].count("\n"), text, flags=re.S)
-    files = {int(n): name for n, name in _FILE.findall(body)}
-    match = _ENTRY.search(body)
-    if match is None:
-        raise TilusError("the PTX has no kernel", expected="a .entry")
-    kernel = Kernel(match[1])
-    opening = body.index("{", match.end())
-    for kind, name, count in _PARAM.findall(body[match.end() : opening]):
-        kernel.params.append((name, kind))
-        kernel.param_bytes[name] = int(count or 1) * int(kind[1:]) // 8
-    kernel.shared = [_variable(found) for found in _SHARED.finditer(body)]
-    kernel.constants = [_constant(found) for found in _MODULE.finditer(body)]
-    _Reader(kernel, files).read(body[opening + 1 :], body.count("\n", 0, opening) + 1)
+    text = re.sub(r"/\*.*?\*/", lambda comment: "\n" * comment[0].count("\n"), text, flags=re.S)
+    kernel, body = find_kernel(text)
+    _Reader(kernel, text).read(body)
     return kernel
-
-
-def _variable(match: re.Match[str]) -> Variable:
-    width = int(match["bits"]) // 8
-    extents = re.findall(r"\[(\d*)\]", match["extents"])
-    size = width * math.prod(int(n or 0) for n in extents)
-    return Variable(match["name"], size, int(match["alignment"] or width))
-
-
-def _constant(match: re.Match[str]) -> Constant:
-    """A variable of the module; what its initialiser leaves out is 0."""
-    variable, width = _variable(match), int(match["bits"]) // 8
-    values = re.sub(r"[{}\s]", "", match["values"] or "")
-    data = b"".join(_element(value, width, match["name"]) for value in values.split(",") if value)
-    data = data.ljust(variable.size, b"\0")
-    return Constant(variable.name, data, variable.alignment, match["space"])
-
-
-def _element(text: str, width: int, name: str) -> bytes:
-    """One number of an initialiser."""
-    literal = _literal(text)
-    if literal is None:
-        raise TilusError(
-            "this initial value is not emulated",
-            found=f"{text} in {name}",
-            expected="a number",
-            hint="an array of addresses, such as of strings, cannot be a constant of the module",
-        )
-    return (literal.value & ((1 << 8 * width) - 1)).to_bytes(width, "little")
-
-
-def _literal(text: str) -> Immediate | None:
-    """A number as PTX writes it. Source: PTX ISA, "Constants"."""
-    if match := _FLOAT.match(text):
-        kind = "f32" if match[1] in "fF" else "f64"
-        sign = 1 << (31 if kind == "f32" else 63) if text[0] == "-" else 0
-        return Immediate(int(match[2], 16) ^ sign, kind)
-    if _INTEGER.fullmatch(text):
-        digits = text.rstrip("U")
-        octal = re.fullmatch(r"-?0\d+", digits)
-        return Immediate(int(digits, 8 if octal else 0))
-    if _DECIMAL.fullmatch(text):
-        return Immediate(int.from_bytes(struct.pack("<d", float(text)), "little"), "f64")
-    if text == "WARP_SZ":
-        return Immediate(32)
-    return None
 
 
 @dataclass(eq=False)
@@ -115,25 +62,41 @@ class _Scope:
     """What the names of one pair of braces stand for."""
 
     registers: dict[str, str] = field(default_factory=dict[str, str])
+    variables: dict[str, str] = field(default_factory=dict[str, str])  # in local memory
     labels: dict[str, str] = field(default_factory=dict[str, str])
     branches: list[int] = field(default_factory=list[int])  # instructions whose label may follow
 
 
 class _Reader:
-    def __init__(self, kernel: Kernel, files: dict[int, str]):
+    def __init__(self, kernel: Kernel, text: str):
         self.kernel = kernel
-        self.files = files
+        self.text = text
+        self.lines = text.split("\n")
+        self.files = {int(n): name for n, name in _FILE.findall(text)}
+        self.functions = find_functions(text)
+        self.called: list[str] = []  # the functions being read, the outermost first
         self.location: Location | None = None
         self.line = 0
-        self.scopes = [_Scope()]
+        self.scopes: list[_Scope] = []  # of the kernel, or of the function being read
+        self.local: dict[str, Variable] = {}  # every variable in local memory
+        self.taken = {n for n, _ in kernel.params}
+        self.taken.update(v.name for v in (*kernel.shared, *kernel.constants))
         self.callers: dict[tuple[str | None, ...], Location] = {}  # of inlined places
         self.known: dict[str, Operand] = {}  # operands read before, while their names stay
         self.opcodes: dict[str, tuple[str, tuple[str, ...]]] = {}
+        self.used_bytes: int | None = None  # of the load that follows
 
-    def read(self, body: str, first: int) -> None:
-        """Read the statements of a kernel whose `body` begins in line `first`."""
+    def read(self, body: int, names: _Scope | None = None) -> None:
+        """Read the statements of the body behind offset `body`, up to its closing brace.
+
+        `names` are those that it knows from the start.
+        """
+        outer, self.scopes, self.known = self.scopes, [names or _Scope()], {}
+        column = body - self.text.rfind("\n", 0, body) - 1
+        first = self.text.count("\n", 0, body)
         code = ""
-        for self.line, line in enumerate(body.split("\n"), first):
+        for number in range(first, len(self.lines)):
+            self.line, line, column = number + 1, self.lines[number][column:], 0
             if "//" in line:
                 line = line[: line.index("//")]
             code = f"{code} {line.strip()}".strip() if code else line.strip()
@@ -142,14 +105,15 @@ class _Reader:
                 if rest is None:  # the statement goes on in the next line
                     break
                 code = rest.strip()
-                if not self.scopes:  # the kernel ends here; debug sections may follow
+                if not self.scopes:  # the body ends here; other functions may follow
+                    self.scopes, self.known = outer, {}
                     return
         raise self._error(code or "the end of the text")
 
     def _statement(self, code: str) -> str | None:
         """Read one statement; returns the rest of the line, or None where its end is missing."""
         if code[0] == "{":
-            self._open()
+            self.scopes.append(_Scope())
             return code[1:]
         if code[0] == "}":
             self._close()
@@ -180,36 +144,35 @@ class _Reader:
 
     def _directive(self, code: str) -> str | None:
         if match := _LOC.match(code):
-            self.location = self._called_from(match.groups())
+            if not self.called:  # what a function does is done by the line that calls it
+                self.location = self._called_from(match.groups())
             return ""
         if code.startswith(_LINES):
             return ""
         statement, end, rest = code.partition(";")
         if not end:
             return None
-        if code.startswith(_STATEMENTS):
-            return rest
         statement = statement.strip()
-        if match := _REG.match(statement):
+        if code.startswith(_STATEMENTS):
+            if used := _USED_BYTES.search(statement):
+                self.used_bytes = int(used[1], 0)
+        elif match := _REG.match(statement):
             for name in match[2].split(","):
                 self._declare(name.strip(), match[1])
-        elif match := _LOCAL.match(statement):
-            self.kernel.local.append(_variable(match))
-        elif match := _CALL_PARAM.match(statement):  # of a call: as good as a register
-            self._declare(match[2], match[1])
+        elif match := LOCAL.fullmatch(statement) or PARAM.fullmatch(statement):
+            self._declare_local(variable(match))
         else:
             raise self._error(statement)
         return rest
 
     # ---- names ----
 
-    def _open(self) -> None:
-        self.scopes.append(_Scope())
-
     def _close(self) -> None:
         """The braces end: their branches go to labels in here, or further out."""
+        if self.called and len(self.scopes) == 1:
+            self._label(_END)
         scope = self.scopes.pop()
-        if scope.registers:
+        if scope.registers or scope.variables:
             self.known = {}
         for index in scope.branches:
             instruction = self.kernel.instructions[index]
@@ -240,12 +203,75 @@ class _Reader:
             self.scopes[-1].registers[name] = register
         self.known = {}
 
+    def _declare_local(self, declared: Variable) -> None:
+        """An array of a thread, or a parameter of a call, which is one more."""
+        name = _free(declared.name, self.taken)
+        self.taken.add(name)
+        self.local[name] = replace(declared, name=name)
+        self.kernel.local.append(self.local[name])
+        self.scopes[-1].variables[declared.name] = name
+        self.known = {}
+
     def _register(self, name: str) -> str | None:
         """The register that a name stands for here: that of the innermost braces."""
         for scope in reversed(self.scopes):
             if name in scope.registers:
                 return scope.registers[name]
         return None
+
+    def _variable(self, name: str) -> str:
+        """The variable that a name stands for here: local ones hide those of the module."""
+        for scope in reversed(self.scopes):
+            if name in scope.variables:
+                return scope.variables[name]
+        return name
+
+    # ---- calls ----
+
+    def _inline(self, call: Instruction, function: Function) -> None:
+        """call f, (x)  ->  the body of f, whose parameters are the variables that are passed."""
+        if function.name in self.called:
+            raise TilusError(
+                "a recursive function is not emulated",
+                found=f"{function.name} at PTX line {call.line}",
+                location=call.location,
+                hint="write it as a loop",
+            )
+        names = _Scope(variables=self._bound(call, function))
+        if call.predicate is not None:  # where it does not hold, there is no call
+            names.branches.append(len(self.kernel.instructions))
+            skip = replace(call, opcode="bra", modifiers=(), operands=(Symbol(_END),))
+            self.kernel.instructions.append(replace(skip, negated=not call.negated))
+        self.called.append(function.name)
+        self.read(function.body, names)
+        self.called.pop()
+        self.line = call.line
+
+    def _bound(self, call: Instruction, function: Function) -> dict[str, str]:
+        """The variable that is passed for each parameter of a function."""
+        place = call.operands.index(Symbol(function.name))
+        bound: dict[str, str] = {}
+        for vectors, formal in (
+            (call.operands[:place], function.results),
+            (call.operands[place + 1 :], function.params),
+        ):
+            items = [item for v in vectors if isinstance(v, Vector) for item in v.items]
+            passed = [self.local.get(i.name) if isinstance(i, Symbol) else None for i in items]
+            if [v.size if v else None for v in passed] != [f.size for f in formal]:
+                raise self._mismatch(call, function)
+            bound |= {f.name: v.name for f, v in zip(formal, passed, strict=True) if v}
+        return bound
+
+    def _mismatch(self, call: Instruction, function: Function) -> TilusError:
+        results, params = (
+            ", ".join(str(v.size) for v in part) for part in (function.results, function.params)
+        )
+        return TilusError(
+            f"this call does not pass what the function {function.name} takes",
+            found=f"{call.text} at PTX line {call.line}",
+            expected=f"variables in .param of ({results}) bytes for results, and of ({params})",
+            location=call.location,
+        )
 
     # ---- instructions and their operands ----
 
@@ -261,15 +287,29 @@ class _Reader:
         head, modifiers = self._opcode(opcode)
         texts = _OPERAND.findall(rest[0]) if rest else []
         operands = tuple([self._operand(text.strip()) for text in texts])
-        if head == "bra":
-            self.scopes[-1].branches.append(len(self.kernel.instructions))
-            if len(operands) != 1 or not isinstance(operands[0], Symbol):
-                raise self._error(statement)
-        self.kernel.instructions.append(
+        if head == "ret" and self.called:  # a function's end is where its call goes on
+            head, modifiers, operands = "bra", (), (Symbol(_END),)
+        used = self.used_bytes if head in LOADS else None
+        self.used_bytes = None
+        self._append(
             Instruction(
-                head, modifiers, operands, predicate, negated, self.location, statement, self.line
+                head, modifiers, operands, predicate, negated, self.location, statement, self.line,
+                used,
             )
-        )
+        )  # fmt: skip
+
+    def _append(self, instruction: Instruction) -> None:
+        if instruction.opcode == "call":
+            name = next((o.name for o in instruction.operands if isinstance(o, Symbol)), "")
+            if name in self.functions:
+                self._inline(instruction, self.functions[name])
+                return
+        if instruction.opcode == "bra":
+            self.scopes[-1].branches.append(len(self.kernel.instructions))
+            operands = instruction.operands
+            if len(operands) != 1 or not isinstance(operands[0], Symbol):
+                raise self._error(instruction.text)
+        self.kernel.instructions.append(instruction)
 
     def _opcode(self, text: str) -> tuple[str, tuple[str, ...]]:
         if text not in self.opcodes:
@@ -289,7 +329,8 @@ class _Reader:
         if text.startswith("[") and text.endswith("]"):
             return self._address(text[1:-1])
         if text.startswith(("{", "(")):
-            return Vector(tuple(self._operand(o.strip()) for o in _OPERAND.findall(text[1:-1])))
+            items = _OPERAND.findall(text[1:-1].strip())
+            return Vector(tuple([self._operand(item.strip()) for item in items]))
         if text.startswith("!"):
             register = self._operand(text[1:])
             if not isinstance(register, Register):
@@ -302,10 +343,10 @@ class _Reader:
             return Register(register)
         if text.startswith("%"):
             return Special(text)
-        if (literal := _literal(text)) is not None:
-            return literal
+        if (number := literal(text)) is not None:
+            return number
         if _NAME.fullmatch(text):
-            return Symbol(text)
+            return Symbol(self._variable(text))
         raise self._error(text)
 
     def _address(self, text: str) -> Address:
@@ -323,7 +364,7 @@ class _Reader:
         )
 
 
-def _free(name: str, taken: dict[str, Any]) -> str:
+def _free(name: str, taken: Collection[str]) -> str:
     """The name, with as many primes as make it a new one."""
     while name in taken:
         name += "'"

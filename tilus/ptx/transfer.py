@@ -17,7 +17,17 @@ from tilus.ptx.arith import predicate
 from tilus.ptx.convert import extended
 from tilus.ptx.machine import STORED, TYPES, Machine, opcode
 from tilus.ptx.memory import SHARED_WINDOW
-from tilus.ptx.syntax import Address, Immediate, Instruction, Negated, Operand, Register, Symbol, Vector
+from tilus.ptx.syntax import (
+    LOADS,
+    Address,
+    Immediate,
+    Instruction,
+    Negated,
+    Operand,
+    Register,
+    Symbol,
+    Vector,
+)
 
 Array = np.ndarray[Any, Any]
 LOCAL_WINDOW, PARAM_WINDOW = 1 << 37, 1 << 38
@@ -65,8 +75,8 @@ def _mov(m: Machine, op: Instruction) -> None:
 
 def symbol_address(m: Machine, name: str) -> int:
     """The address of a variable in its own space."""
-    if any(variable.name == name for variable in m.kernel.local):
-        return m.local_address(name)
+    if name in m.local_addresses:
+        return m.local_addresses[name]
     if name in m.params:
         return param_offsets(m)[name]
     return m.symbol_address(name)
@@ -132,8 +142,14 @@ def _spaces(address: Array) -> Array:
 
 
 def places(m: Machine, operand: Operand, space: str) -> Iterator[tuple[str, Any, Array]]:
-    """Each space that is accessed: its name, an index of active lanes, their addresses there."""
+    """Each space that is accessed: its name, an index of active lanes, their addresses there.
+
+    Parameters of calls lie in local memory, as the manual says of those whose address is taken.
+    Source: PTX ISA, "Device Function Parameters".
+    """
     address = address_of(m, operand, space)
+    if space == "param" and _is_local(m, operand):
+        space = "local"
     if space != "generic":
         yield ("global" if space == "const" else space), slice(None), address
         return
@@ -141,6 +157,11 @@ def places(m: Machine, operand: Operand, space: str) -> Iterator[tuple[str, Any,
     for name in np.unique(spaces).tolist():
         lanes = spaces == name
         yield name, lanes, address[lanes] - WINDOWS.get(name, 0)
+
+
+def _is_local(m: Machine, operand: Operand) -> bool:
+    base = operand.base if isinstance(operand, Address) else None
+    return isinstance(base, Symbol) and base.name in m.local_addresses
 
 
 # ---- parameters ---------------------------------------------------------------------------------
@@ -158,8 +179,7 @@ def param_offsets(m: Machine) -> dict[str, int]:
 
 def _param(m: Machine, name: str) -> bytes:
     """The bytes of a parameter: a number of its type, or what a structure holds."""
-    declared, given = m.params[name]
-    value: object = given
+    declared, value = m.params[name]
     size = m.kernel.param_bytes[name]
     data = value if isinstance(value, bytes) else np.asarray(value, TYPES[declared]).tobytes()
     if len(data) > size or (isinstance(value, bytes) and len(data) != size):
@@ -200,51 +220,34 @@ def _items(operand: Operand) -> tuple[Operand, ...]:
     return operand.items if isinstance(operand, Vector) else (operand,)
 
 
-def _of_call(operand: Operand) -> Register | None:
-    """The parameter of a call, which is a register here."""
-    assert isinstance(operand, Address)
-    return operand.base if isinstance(operand.base, Register) else None
-
-
-def _is_call_param(m: Machine, op: Instruction, operand: Operand) -> bool:
-    """Whether `operand` names a parameter of a call, rather than an address in a register."""
-    base = _of_call(operand)
-    return space_of(op) == "param" and base is not None and not base.name.startswith("%")
-
-
-@opcode("ld", "ldu")
+@opcode(*LOADS)
 def _ld(m: Machine, op: Instruction) -> None:
     kind = type_of(op)
     items = _items(op.operands[0])
-    if _is_call_param(m, op, op.operands[1]):
-        _move_call_param(m, op, items[0], _of_call(op.operands[1]), op.operands[1])
-        return
     if op.has("acquire") or op.has("volatile") or op.has("relaxed"):
         m.poll()
     size = np.dtype(TYPES[kind]).itemsize
-    values = load_bytes(m, op.operands[1], space_of(op), size * len(items))
+    values = load_bytes(m, op.operands[1], space_of(op), size * len(items), op.used_bytes)
     parts = values.reshape(-1, len(items), size).copy().view(TYPES[kind]).reshape(-1, len(items))
     for item, part in zip(items, parts.T, strict=True):
         m.write(item, extended(m, item, np.ascontiguousarray(part)))
 
 
-def _move_call_param(
-    m: Machine, op: Instruction, target: Operand | None, source: Operand | None, place: Operand
-) -> None:
-    assert target is not None and source is not None and isinstance(place, Address)
-    if place.offset != 0:
-        raise op.refusal("a structure as a parameter")
-    m.write(target, m.read(source, type_of(op)))
+def load_bytes(
+    m: Machine, operand: Operand, space: str, size: int, used_bytes: int | None = None
+) -> Array:
+    """(lanes, size) bytes, read after every check.
 
-
-def load_bytes(m: Machine, operand: Operand, space: str, size: int) -> Array:
-    """(lanes, size) bytes, read after every check."""
+    Those without a bit in the mask `used_bytes` may hold anything, but must lie in bounds. Source:
+    PTX ISA, "Pragma Strings: used_bytes_mask".
+    """
+    used = None if used_bytes is None else (used_bytes >> np.arange(size) & 1).astype(bool)
     values = np.zeros((len(m.lanes), size), np.uint8)
     for name, mask, address in places(m, operand, space):
         if name == "shared":
             start = m.shared.locate(m.lanes[mask], address, size)
             offsets = start[:, None] + np.arange(size)
-            m.shared.check_readable(offsets)
+            m.shared.check_readable(offsets, used)
             values[mask] = m.shared.data[offsets]
         elif name == "local":
             _check_inside("a local access", address, size, m.local.shape[1])
@@ -253,7 +256,7 @@ def load_bytes(m: Machine, operand: Operand, space: str, size: int) -> Array:
             values[mask] = _load_params(m, address, size)
         else:
             start = m.memory.locate(address, size, lanes=m.lanes[mask])
-            values[mask] = m.memory.read(start, size)
+            values[mask] = m.memory.read(start, size, used)
     return values
 
 
@@ -261,9 +264,6 @@ def load_bytes(m: Machine, operand: Operand, space: str, size: int) -> Array:
 def _st(m: Machine, op: Instruction) -> None:
     kind = type_of(op)
     items = _items(op.operands[1])
-    if _is_call_param(m, op, op.operands[0]):
-        _move_call_param(m, op, _of_call(op.operands[0]), items[0], op.operands[0])
-        return
     parts = [np.broadcast_to(m.read(item, kind), m.lanes.shape) for item in items]
     values = np.ascontiguousarray(np.stack(parts, -1)).view(np.uint8).reshape(len(m.lanes), -1)
     store_bytes(m, op.operands[0], space_of(op), values)

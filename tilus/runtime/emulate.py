@@ -18,7 +18,6 @@ import numpy as np
 import torch
 
 from tilus.codegen.source import CudaSource
-from tilus.dtypes import DataType
 from tilus.interp.machine import grid_size
 from tilus.ir.expr import Expr, Var, evaluate
 from tilus.ir.program import Program
@@ -50,9 +49,7 @@ def emulate(
     _run(source, kernel, program, values, counters)
 
 
-def run_source(
-    source: CudaSource, program: Program, values: Sequence[Any], target: Target
-) -> None:
+def run_source(source: CudaSource, program: Program, values: Sequence[Any], target: Target) -> None:
     """`emulate`, with CUDA text that may be other than what is generated for `program`."""
     ptx = compile_ptx(source.text, source.name, target.arch)
     _run(source, parse_ptx(ptx), program, values, None)
@@ -67,13 +64,13 @@ def _run(
 ) -> None:
     memory = GlobalMemory()
     env: dict[Var, Any] = {}
-    params: list[tuple[str, int | float]] = []
+    params: list[tuple[str, int | bytes]] = []
     addresses: dict[tuple[int, int], int] = {}
     for param, value in zip(program.params, values, strict=True):
         storage = storage_of(value)
         number = value if storage is None else _address(memory, addresses, param.var.name, storage)
-        env[param.var] = np.asarray(number, param.var.dtype.carrier)
-        params.append((_ptx_type(param.var.dtype), number))
+        env[param.var] = carrier = param.var.dtype.encode(number)
+        params.append(("b8", param.var.dtype.to_bits(carrier).tobytes()))  # as a launch packs it
     for number, (nbytes, clean) in enumerate(source.workspaces):
         workspace = np.zeros(_size(nbytes, env), np.uint8)
         params.append(("u64", memory.add(f"workspace{number}", workspace, written=clean)))
@@ -114,16 +111,6 @@ def _misalignment(storage: torch.Tensor) -> int:
     """
     begin = storage.untyped_storage().data_ptr()
     return (storage.data_ptr() - (begin if begin % 16 == 0 else 0)) % 256
-
-
-def _ptx_type(dtype: DataType) -> str:
-    """The type of a kernel parameter in PTX."""
-    if dtype.is_pointer():
-        return "u64"
-    if dtype.kind == "bool":
-        return "u8"
-    letter = {"int": "s", "uint": "u", "float": "f"}[dtype.kind]
-    return f"{letter}{dtype.nbits}"
 
 
 def _size(nbytes: Expr, env: dict[Var, Any]) -> int:

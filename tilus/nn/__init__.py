@@ -1,0 +1,6 @@
+"""Layers and models with low-precision weights."""
+
+from tilus.nn.convert import Report, quantize_model
+from tilus.nn.linear import QuantizedLinear
+
+__all__ = ["QuantizedLinear", "Report", "quantize_model"]
