@@ -32,10 +32,11 @@ from tabulate import tabulate
 import tilus
 from tilus.demo import parse_types
 from tilus.demo_weights import find_weights
-from tilus.dtypes import float16
+from tilus.dtypes import float16, pack
 from tilus.errors import TilusError
 from tilus.nn import QuantizedLinear, quantize_model
-from tilus.ops.matmul import pack_weight, tile_format, unpack_weight
+from tilus.ops.blobs import unpack_blobs
+from tilus.ops.lean import lean_form, packed_blobs
 
 TYPES = "u8,u6,u5,u4,u3,e3m2,e2m1"
 GROUP = 64
@@ -92,11 +93,12 @@ def through_kernel_format(model):
     """Send the codes of every quantised layer through the format; how many layers there are."""
     layers = [module for module in model.modules() if isinstance(module, QuantizedLinear)]
     for layer in layers:
-        tiles = tile_format(layer.weight, float16)
-        with tilus.option.context(engine="interpreter"):
-            packed = pack_weight(layer.weight, tiles)
-        codes = unpack_weight(packed, tiles).storage.reshape(-1).view(torch.uint8)
-        layer.codes = codes
+        weight = layer.weight
+        form = lean_form(weight, float16)
+        codes = unpack_blobs(packed_blobs(weight, form), form.blobs)
+        if weight.dtype.kind == "int":  # stored offset-binary
+            codes = codes ^ (1 << (weight.dtype.nbits - 1))
+        layer.codes = torch.from_numpy(pack(codes.numpy().reshape(-1), weight.dtype.nbits))
     return len(layers)
 
 

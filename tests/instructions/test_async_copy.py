@@ -176,3 +176,16 @@ def test_arguments_that_do_not_fit(build, expected):
 
 def test_a_copy_writes_its_target():
     assert Effects.ASYNC in CopyAsync.effects and not CopyAsync.effects.removable
+
+
+@pytest.mark.parametrize("columns", [264, 520, 272, 1032])
+def test_rows_that_end_within_a_turn_of_a_warp(columns):
+    """Two warps copy a row each: the last vectors of a row by some of the lanes."""
+    x = np.arange(2 * 1040).reshape(2, 1040) % 97
+
+    def body(k):
+        s = copied(k, x, [2, columns], [0, 8], float16)
+        arrive(k)
+        return k("load_shared", s)
+
+    assert x[:, 8 : 8 + columns].tolist() == run_body(body, warps=2).tolist()

@@ -7,8 +7,9 @@ import pytest
 
 from tests.instructions.harness import failure, run_body
 from tilus import dtypes
-from tilus.dtypes import boolean, float16, float32, float64, int8, int32, int64, uint8
+from tilus.dtypes import boolean, float16, float32, float64, int8, int32, int64, uint4b, uint8
 from tilus.ir.expr import BLOCK_IDX
+from tilus.ir.layout import local, spatial
 
 X = np.arange(12 * 24).reshape(12, 24) % 2
 WIDE = (boolean, int8, uint8, float16, int32, float32, int64, float64)
@@ -92,3 +93,36 @@ def test_blocks_pass_values_through_a_workspace():
 )
 def test_arguments_that_do_not_fit(build, expected):
     assert expected in failure(build)
+
+
+# ---- padding ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", [None, spatial(8, 4).local(1, 8), local(8, 1).spatial(1, 32)])
+@pytest.mark.parametrize("dtype", [float16, int32, uint4b], ids=str)
+def test_the_edge_stands_for_what_is_beyond(dtype, layout):
+    """Rows -2..5 of 5 and columns 8..39 of 48, then columns that end within the tile."""
+    values = np.arange(5 * 48).reshape(5, 48) % 13
+    rows, columns = np.clip(np.arange(-2, 6), 0, 4), np.arange(8, 40)
+    beyond = np.clip(np.arange(30, 62), 0, 47)
+
+    def body(k):
+        g = k.array(values, dtype)
+        tiles = [
+            k("load_global", g, offsets=[-2, first], shape=[8, 32], padding="edge")
+            for first in (8, 30)
+        ]
+        for tile in tiles:
+            tile.layout = layout
+        return tuple(tiles)
+
+    inside, cut = run_body(body)
+    assert values[rows][:, columns].tolist() == inside.tolist()
+    assert values[rows][:, beyond].tolist() == cut.tolist()
+
+
+def test_paddings_have_names():
+    def body(k):
+        k("load_global", k.array(np.zeros(4), int32), offsets=[0], shape=[4], padding="wrap")
+
+    assert "padding is not understood" in failure(body)

@@ -54,6 +54,28 @@ def test_split_sums_accumulate_in_order():
     assert [10.0] * 8 == run_body(body, blocks=4).tolist()
 
 
+def test_the_last_block_to_arrive_sees_what_the_others_wrote():
+    """Nobody waits: five blocks store their shares, and whoever comes last adds them up."""
+
+    def body(k):
+        shares, total = k.array(np.zeros(5), int32), k.array(np.zeros(1), int32)
+        count = pointer(k, semaphores(k))
+        k(
+            "store_global",
+            shares,
+            k("register_tensor", dtype=int32, shape=[1], init=B + 1),
+            offsets=[B],
+        )
+        arrived = k("arrive_semaphore", count)
+        with k.when(apply("eq", arrived, 4)):
+            x = k("load_global", shares, offsets=[0], shape=[5])
+            k("store_global", total, k("sum", x, dim=0, keepdim=True), offsets=[0])
+            k("release_semaphore", count, 0)
+        return total
+
+    assert [15] == run_body(body, blocks=5).tolist()
+
+
 def test_blocks_that_wait_for_each_other_are_named():
     def body(k):
         lock = pointer(k, semaphores(k))

@@ -142,6 +142,22 @@ def test_weights_as_the_other_operand_and_used_more_than_once():
     assert inspected(reuse=2).per_weight["matrix"] == 0.5
 
 
+def test_weights_that_are_given():
+    """Where some matrix instructions correct others, only the author knows what holds weights."""
+    found = inspected(weights_per_turn=12)
+    assert 12 == found.weights and found.per_turn["issue"] / 12 == found.per_weight["issue"]
+    assert "12 weights per lane a turn: as given\n" in summary(found)
+    assert (12, 12) == tuple(
+        as_json(found)["loop"][name] for name in ("weights_per_turn", "weights")
+    )
+
+
+def test_given_weights_need_a_loop():
+    text = 'extern "C" __global__ void f(int* x) { *x = 1; }'
+    binary = build(CudaSource("f", text, threads=32), nvgpu_sm90a)
+    assert {} == Inspection(binary, weights_per_turn=12).per_weight
+
+
 @pytest.mark.parametrize("arch", ["sm_80", "sm_86", "sm_89", "sm_90a", "sm_100a", "sm_120a"])
 def test_the_summary_on_every_target(arch):
     found = inspected(arch=arch)
@@ -228,6 +244,9 @@ def test_as_json_survives_json():
         ({"weight_operand": "C"}, "the weights are an operand of a matrix instruction"),
         ({"reuse": 0.0}, "a weight is used by some matrix instruction"),
         ({"reuse": float("nan")}, "a weight is used by some matrix instruction"),
+        ({"weights_per_turn": 0}, "a turn of the loop takes some weights"),
+        ({"weights_per_turn": float("nan")}, "a turn of the loop takes some weights"),
+        ({"weights_per_turn": 8, "reuse": 2}, "does not matter where their number is given"),
     ],
 )
 def test_questions_that_are_none(arguments, message):

@@ -43,13 +43,17 @@ class Piece:
 
 @dataclass(frozen=True, eq=False)
 class GlobalAccess:
-    """A register tile at `offsets` of a global tensor, along `dims`."""
+    """A register tile at `offsets` of a global tensor, along `dims`.
+
+    With `edge`, an index out of bounds stands for the nearest one inside.
+    """
 
     emitter: Emitter
     tile: RegisterTensor
     tensor: GlobalTensor
     offsets: tuple[Expr, ...]
     dims: tuple[int, ...]
+    edge: bool = False
     base: str = ""
 
     @property
@@ -112,6 +116,8 @@ class GlobalAccess:
         """Consecutive registers that are consecutive elements in memory."""
         if not self.dims or as_int(self.strides[self.dims[-1]]) != 1:
             return 1
+        if self.edge and self._needs_check(self.dims[-1]):
+            return 1
         return self.layout.contiguous_local(-1)
 
     def piece_bytes(self) -> int | None:
@@ -155,7 +161,7 @@ class GlobalAccess:
         """C for "inside the tensor", leaving out what value analysis proves."""
         parts: list[str] = []
         for dim, offset in enumerate(self.offsets):
-            if not self._needs_check(dim):
+            if self.edge or not self._needs_check(dim):
                 continue
             index = self._short(apply("add", apply("add", offset, thread[dim]), register[dim]))
             low, _ = self._range(dim)
@@ -168,16 +174,39 @@ class GlobalAccess:
         """Emit what the thread contributes to every address."""
         e = self.emitter
         base = e.temporary("at")
-        thread = self.of_thread
-        start = self.linear([apply("add", o, j) for o, j in zip(self.offsets, thread, strict=True)])
+        start = self.linear(self._placed(self.of_thread))
         e(f"const int64_t {base} = {self._bytes(start)};")
         object.__setattr__(self, "base", base)
+
+    def _placed(self, index: Sequence[Expr]) -> list[Expr]:
+        """Indices in the tensor, within bounds where there is an edge."""
+        placed = [apply("add", o, j) for o, j in zip(self.offsets, index, strict=True)]
+        if not self.edge:
+            return placed
+        return [
+            self._inside(dim, self._short(one)) if self._needs_check(dim) else one
+            for dim, one in enumerate(placed)
+        ]
+
+    def _inside(self, dim: int, index: Expr) -> Expr:
+        last = apply("sub", self.tensor.shape[dim], 1)
+        return apply("max", apply("min", index, last), 0)
+
+    @cached_property
+    def _edges_of_thread(self) -> bool:
+        """Whether all registers of a thread are alike in every dimension that has an edge."""
+        register = self.indices(0, self.emitter.loop_variable("i", self.layout.local_size))
+        checked = [dim for dim in range(len(self.offsets)) if self._needs_check(dim)]
+        return all(as_int(register[dim]) == 0 for dim in checked)
 
     def piece(self, nbytes: int, turn: Expr) -> Piece:
         """The `turn`-th piece of `nbytes` bytes of the thread's registers, after `begin`."""
         e, run = self.emitter, self.run
         per_run = run * self.nbits // 8 // nbytes
-        register = self.indices(0, apply("mul", apply("floordiv", turn, per_run), run))
+        first = apply("mul", apply("floordiv", turn, per_run), run)
+        register = self.indices(0, first)
+        if self.edge and not self._edges_of_thread:
+            return self._piece_at_edge(nbytes, turn, self.indices(e.thread, first))
         terms, local = [self.base], self.linear(register)
         known = as_int(local)
         if known != 0:
@@ -192,6 +221,15 @@ class GlobalAccess:
         return Piece(
             " + ".join(terms), self.conditions(self.of_thread, register), self.base, offset
         )
+
+    def _piece_at_edge(self, nbytes: int, turn: Expr, index: Sequence[Expr]) -> Piece:
+        """A piece whose own place decides which element it is."""
+        per_run = self.run * self.nbits // 8 // nbytes
+        address = self._bytes(self.linear(self._placed(index)))
+        if per_run > 1:
+            within = apply("mul", apply("mod", turn, per_run), nbytes)
+            address = f"{address} + {self.emitter.index(within)}"
+        return Piece(address, None)
 
     def pieces(self, nbytes: int) -> Iterator[tuple[str, Piece]]:
         """Open the unrolled loop over the thread's pieces; yields (index, piece) once."""
@@ -210,6 +248,11 @@ class GlobalAccess:
         """Open the unrolled loop over single elements; yields (index, bit address, condition)."""
         e = self.emitter
         thread = self.of_thread
+        if self.edge:
+            for i, turn in turns(e, self.layout.local_size):
+                place = self.linear(self._placed(self.indices(e.thread, turn)))
+                yield i, f"({e.index(place)}) * {self.nbits}", None
+            return
         base = e.temporary("at")
         start = self.linear([apply("add", o, j) for o, j in zip(self.offsets, thread, strict=True)])
         e(f"const int64_t {base} = {e.index(start)};")

@@ -45,6 +45,29 @@ if TYPE_CHECKING:
 EVICTION_PRIORITIES = ("evict_first", "evict_last", "evict_normal", "evict_unchanged")
 
 
+@dataclass(frozen=True)
+class _Way:
+    """A way to share a copy among the threads, the last of a row's turns by `vectors` lanes."""
+
+    source: GlobalAccess
+    target: SharedAccess
+    vectors: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of a piece; 0 where elements do not fill whole bytes."""
+        return min(self.source.piece_bytes() or 0, self.target.piece_bytes() or 0)
+
+    @property
+    def fits(self) -> bool:
+        """Whether a turn of some lanes only is a piece of 16 bytes at a known distance."""
+        if self.vectors == LANES:
+            return True
+        count = self.source.layout.local_size * self.source.nbits // 128
+        pieces = (self.source.piece(WIDEST_COPY, as_expr(k)) for k in range(count))
+        return self.nbytes == WIDEST_COPY and all(p.offset is not None for p in pieces)
+
+
 @dataclass(frozen=True, eq=False)
 class CopyAsync(
     Instruction,
@@ -144,34 +167,53 @@ class CopyAsync(
         yield even, (shape[0] - even,)
 
     def _emit_part(self, e: Emitter, first: int, shape: tuple[int, ...]) -> None:
-        tile = RegisterTensor(self.dst.dtype, shape, name="copied")
-        tile.layout = _by_warps(e.num_threads, tile) or vectorized_layout(
-            e.num_threads, tile.shape, tile.dtype, tile.shape[-1]
-        )
         offsets, starts, dims = self.offsets, (), ()
         if shape != self.dst.shape:
             (dim,) = self.dims
             moved = apply("add", offsets[dim], as_expr(first))
             offsets = (*offsets[:dim], moved, *offsets[dim + 1 :])
             starts, dims = (as_expr(first),), (0,)
-        source = GlobalAccess(e, tile, self.src, offsets, self.dims)
-        target = SharedAccess(e, tile, self.dst, starts, dims)
-        have = (source.piece_bytes(), target.piece_bytes())
-        if None in have or min(have) < SMALLEST_COPY:  # type: ignore[type-var]
-            self._emit_synchronous(e, tile, source, target)
+        ways = (
+            _Way(
+                GlobalAccess(e, tile, self.src, offsets, self.dims),
+                SharedAccess(e, tile, self.dst, starts, dims),
+                vectors,
+            )
+            for tile, vectors in self._tiles(e.num_threads, shape)
+        )
+        way = next(way for way in ways if way.fits)
+        if way.nbytes < SMALLEST_COPY:
+            self._emit_synchronous(e, way.source.tile, way.source, way.target)
             return
-        nbytes = min(have)  # type: ignore[type-var]
-        self._emit_copies(e, tile, source, target, nbytes)
+        self._emit_copies(e, way)
 
-    def _emit_copies(
-        self,
-        e: Emitter,
-        tile: RegisterTensor,
-        source: GlobalAccess,
-        target: SharedAccess,
-        nbytes: int,
-    ) -> None:
-        """One cp.async a piece; a piece out of bounds reads 0 bytes and is filled with zeros."""
+    def _tiles(
+        self, num_threads: int, shape: tuple[int, ...]
+    ) -> Iterator[tuple[RegisterTensor, int]]:
+        """What the threads copy, best first, with the vectors of a row's last turn."""
+        tile = RegisterTensor(self.dst.dtype, shape, name="copied")
+        tile.layout = _by_warps(num_threads, tile)
+        if tile.layout is None and self._is_plain:
+            longer, vectors = _rounded_up(num_threads, tile)
+            if longer is not tile:
+                yield longer, vectors
+        if tile.layout is None:
+            tile.layout = vectorized_layout(num_threads, tile.shape, tile.dtype, tile.shape[-1])
+        yield tile, LANES
+
+    @property
+    def _is_plain(self) -> bool:
+        """Whether the target lies row-major, so that an index beyond a row is still a place."""
+        layout, rank = self.dst.layout, len(self.dst.shape)
+        return layout is not None and layout.swizzle is None and len(layout.mode_shape) == rank
+
+    def _emit_copies(self, e: Emitter, way: _Way) -> None:
+        """One cp.async a piece; a piece out of bounds reads 0 bytes and is filled with zeros.
+
+        The last piece of a row is copied by the first `vectors` lanes of a warp.
+        """
+        tile, source, target = way.source.tile, way.source, way.target
+        nbytes, vectors = way.nbytes, way.vectors
         assert tile.layout is not None
         copy = e.use(f"copy_async_{nbytes}")
         if nbytes < 16:
@@ -181,10 +223,14 @@ class CopyAsync(
             source.begin()
             pieces = [source.piece(nbytes, as_expr(k)) for k in range(count)]
             if count <= MOST_LINES and all(piece.offset is not None for piece in pieces):
+                turns_a_row = tile.shape[-1] * tile.dtype.nbits // 8 // (LANES * 16)
                 for k, read in enumerate(pieces):
                     start = f"{e.name(self.src)} + {read.base}"
                     offset = f"<{read.offset}>" if read.offset else ""
-                    self._emit_copy(e, copy + offset, start, read, target.piece(nbytes, as_expr(k)))
+                    last = vectors < LANES and (k + 1) % turns_a_row == 0
+                    guard = f"if (tid % {LANES} < {vectors}) " if last else ""
+                    write = target.piece(nbytes, as_expr(k))
+                    self._emit_copy(e, guard + copy + offset, start, read, write)
                 return
             for _, turn in turns(e, count):
                 read = source.piece(nbytes, turn)
@@ -274,7 +320,8 @@ class CopyAsyncWaitAll(Instruction, name="copy_async_wait_all", effects=Effects.
 
 
 LANES = 32  # threads of a warp
-MOST_LINES = 16  # copies written one by one, with their offsets in the instructions
+MOST_LINES = 32  # copies written one by one, with their offsets in the instructions
+WIDEST_COPY = 16
 SMALLEST_COPY = 4  # bytes; PTX ISA, "cp.async"
 
 
@@ -296,6 +343,23 @@ def _by_warps(num_threads: int, tile: RegisterTensor) -> RegisterLayout | None:
     flat = local(height * across // warps, 1).spatial(warps // across, across)
     flat = flat.local(1, turns // across).spatial(1, LANES).local(1, vector)
     return flat.reshape(tile.shape)
+
+
+def _rounded_up(num_threads: int, tile: RegisterTensor) -> tuple[RegisterTensor, int]:
+    """A tile of longer rows that warps can share, and the vectors of a row's last turn.
+
+    The tile as it is, without a layout, where that is not possible.
+    """
+    *rows, columns = tile.shape
+    turn = LANES * 128 // tile.dtype.nbits
+    longer = RegisterTensor(tile.dtype, (*rows, -(-columns // turn) * turn), name=tile.name)
+    whole_vectors = columns * tile.dtype.nbits % 128 == 0
+    longer.layout = _by_warps(num_threads, longer) if rows and whole_vectors else None
+    pieces = 0 if longer.layout is None else longer.layout.local_size * tile.dtype.nbits // 128
+    shared = longer.layout is not None and pieces % (longer.shape[-1] // turn) == 0
+    if not shared or pieces > MOST_LINES:
+        return tile, LANES
+    return longer, columns % turn * tile.dtype.nbits // 128
 
 
 def _first_replicas(layout: RegisterLayout) -> str:

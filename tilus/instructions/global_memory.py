@@ -31,7 +31,7 @@ from tilus.instructions.placement import (
     contiguous_elements,
     vectorized_layout,
 )
-from tilus.interp.access import in_bounds, linear_offset, tensor_indices
+from tilus.interp.access import in_bounds, linear_offset, nearest_inside, tensor_indices
 from tilus.interp.machine import spread
 from tilus.ir.expr import Expr, apply, as_expr, cast
 from tilus.ir.instruction import Effects, Facts, Instruction, Known, Proposal, Strength
@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 
 
 WORKSPACE_ALIGNMENT = 256  # bytes; CUDA C++ Programming Guide, "Device Memory Accesses"
+
+
+PADDINGS = ("zero", "edge")
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,15 +156,26 @@ class LoadGlobal(Instruction, name="load_global", effects=Effects.READ_GLOBAL):
     src: GlobalTensor
     offsets: tuple[Expr, ...]
     dims: tuple[int, ...]
+    padding: str = "zero"
 
     @classmethod
     def build(
-        cls, src: Any, /, *, offsets: Any, shape: Any = None, dims: Any = None, out: Any = None
+        cls,
+        src: Any,
+        /,
+        *,
+        offsets: Any,
+        shape: Any = None,
+        dims: Any = None,
+        out: Any = None,
+        padding: str = "zero",
     ) -> LoadGlobal:
         """Load a tile: element J is src[o] with o = offsets, o[dims[k]] += J[k]; elements out of
         bounds read as 0.
 
-        `dims` are by default the last dimensions of `src`. `out` reuses a register tensor.
+        `dims` are by default the last dimensions of `src`. `out` reuses a register tensor. With
+        `padding="edge"` an index out of bounds stands for the nearest one inside, as in
+        `numpy.pad`: cheaper than 0 where what is read there does not matter.
         """
         source = expect(src, GlobalTensor, "load_global: src")
         if shape is None and out is None:
@@ -178,11 +192,17 @@ class LoadGlobal(Instruction, name="load_global", effects=Effects.READ_GLOBAL):
                 expected=f"{tile.shape}",
             )
         dims = dims_tuple(dims, len(tile.shape), len(source.shape), "load_global")
-        return cls(tile, source, expr_tuple(offsets, "load_global: offsets"), dims)
+        return cls(tile, source, expr_tuple(offsets, "load_global: offsets"), dims, padding)
 
     def verify(self) -> None:
         check_offsets(self.offsets, len(self.src.shape), self.name)
         _check_dtype(self, self.out, self.src)
+        self.require(
+            self.padding in PADDINGS,
+            "padding is not understood",
+            found=repr(self.padding),
+            expected=" or ".join(map(repr, PADDINGS)),
+        )
 
     def layouts(self, known: Known) -> Iterator[Proposal]:
         yield from _wide_access(known, self.out, self.src, self.offsets, self.dims)
@@ -190,6 +210,8 @@ class LoadGlobal(Instruction, name="load_global", effects=Effects.READ_GLOBAL):
     def run(self, machine: Machine) -> None:
         ref, rank = machine.global_ref(self.src), len(self.out.shape)
         indices = tensor_indices(machine, self.offsets, self.dims, self.out.shape)
+        if self.padding == "edge":
+            indices = nearest_inside(indices, ref.shape, rank)
         mask = in_bounds(indices, ref.shape, rank)
         offset = linear_offset(indices, ref.strides, rank)
         shape = (machine.count if offset.shape[0] > 1 else 1, *self.out.shape)
@@ -200,7 +222,8 @@ class LoadGlobal(Instruction, name="load_global", effects=Effects.READ_GLOBAL):
         )
 
     def emit(self, e: Emitter) -> None:
-        access = GlobalAccess(e, self.out, self.src, self.offsets, self.dims)
+        edge = self.padding == "edge"
+        access = GlobalAccess(e, self.out, self.src, self.offsets, self.dims, edge)
         e.declare(self.out, zero=access.piece_bytes() is None)
         load_tile(access)
 

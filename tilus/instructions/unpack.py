@@ -142,7 +142,9 @@ def kept_constants(plan: UnpackPlan) -> list[int]:
         # The mask of a lop3 and the selector of a prmt stay in the instruction.
         room = {"lop3": 1, "prmt": 2, "hfma2": 1}.get(step.kind, 0)
         for place, one in enumerate(step.operands):
-            if len(constants) > 1 and isinstance(one, Constant) and place != room:
+            if not isinstance(one, Constant) or one.value == 0 or place == room:
+                continue  # the hardware has a register of zeros
+            if len(constants) > 1:
                 found[one.value] = None
     return list(found)
 

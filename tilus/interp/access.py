@@ -42,6 +42,12 @@ def in_bounds(indices: Sequence[Array], extents: Sequence[Array], rank: int) -> 
     return mask
 
 
+def nearest_inside(indices: Sequence[Array], extents: Sequence[Array], rank: int) -> list[Array]:
+    """Each index, or the nearest one within the tensor; a tensor without elements has none."""
+    limits = [e if e.ndim == 0 else e.reshape((-1,) + (1,) * rank) for e in extents]
+    return [np.maximum(np.minimum(i, n - 1), 0) for i, n in zip(indices, limits, strict=True)]
+
+
 def linear_offset(indices: Sequence[Array], strides: Sequence[Array], rank: int) -> Array:
     """The element offset, broadcastable to (blocks, *shape)."""
     total: Array = np.zeros((1,) * (rank + 1), np.int64)

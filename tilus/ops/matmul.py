@@ -18,6 +18,7 @@ from tilus.config import settings
 from tilus.dtypes import DataType
 from tilus.errors import TilusError
 from tilus.ops.kernels import PackWeight, QuantizedMatmul, TileFormat
+from tilus.ops.lean import lean_form, run_lean
 from tilus.ops.storage import FLOATS, QuantizedTensor, unpack_bits
 from tilus.tensor import Tensor, dtype_from_torch, from_carrier
 from tilus.utils import gcd
@@ -117,7 +118,12 @@ def run_kernel(
     Raises:
         TilusError: no kernel takes this weight.
     """
-    tiles = tile_format(weight, dtype_from_torch(x2d.dtype))
+    activation = dtype_from_torch(x2d.dtype)
+    form = lean_form(weight, activation)
+    if form is not None:
+        run_lean(x2d, weight, form, bias, out)
+        return
+    tiles = tile_format(weight, activation)
     packed = pack_weight(weight, tiles)
     m = x2d.shape[0]
     zeros = _zeros(weight)

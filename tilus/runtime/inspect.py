@@ -11,6 +11,7 @@ memory that a kernel asks for at launch is in neither; it comes from the generat
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -122,9 +123,14 @@ class Inspection:
     """A compiled kernel, and which of its data are the weights that its loop's slots are for.
 
     The weights are the operand "A" or "B" of the matrix instructions; each one in a register is
-    used by `reuse` of them.
+    used by `reuse` of them. Where some of these instructions multiply no weights (they may sum what
+    corrects others), the listing does not tell how many there are: then `weights_per_turn` does.
 
-    Raises: TilusError for another operand, or no positive `reuse`.
+    Attributes:
+        weights_per_turn: weights per lane that a turn of the loop takes, in place of counting
+            operands and of `reuse`.
+
+    Raises: TilusError for another operand, no positive `reuse` or `weights_per_turn`, or both.
 
     >>> from tilus.codegen.source import CudaSource
     >>> from tilus.runtime.build import build
@@ -137,6 +143,7 @@ class Inspection:
     binary: Binary
     weight_operand: str = "B"
     reuse: float = 1.0
+    weights_per_turn: float | None = None
 
     def __post_init__(self) -> None:
         if self.weight_operand not in ("A", "B"):
@@ -150,6 +157,22 @@ class Inspection:
                 "a weight is used by some matrix instruction",
                 found=f"reuse = {self.reuse}",
                 expected="a positive number",
+            )
+        if self.weights_per_turn is not None:
+            self._check_weights_per_turn(self.weights_per_turn)
+
+    def _check_weights_per_turn(self, weights: float) -> None:
+        if not 0 < weights < math.inf:
+            raise TilusError(
+                "a turn of the loop takes some weights",
+                found=f"weights_per_turn = {weights}",
+                expected="a positive number",
+            )
+        if self.reuse != 1:
+            raise TilusError(
+                "how often a weight is used does not matter where their number is given",
+                found=f"weights_per_turn = {weights}, reuse = {self.reuse}",
+                hint="leave one of them out",
             )
 
     @property
@@ -182,7 +205,12 @@ class Inspection:
 
     @property
     def weights(self) -> float | None:
-        """Weights per lane that a turn of the loop takes; None if no matrix instruction says so."""
+        """Weights per lane that a turn of the loop takes.
+
+        None where there is no loop, or no number is given and no matrix instruction tells one.
+        """
+        if self.loop is not None and self.weights_per_turn is not None:
+            return self.weights_per_turn
         held = None if self.loop is None else self.loop.weights(self.weight_operand)
         return held / self.reuse if held else None
 
@@ -243,6 +271,7 @@ def as_json(inspection: Inspection) -> dict[str, Any]:
             "opcodes": dict(loop.counts.most_common()),
             "weight_operand": inspection.weight_operand,
             "reuse": inspection.reuse,
+            "weights_per_turn": inspection.weights_per_turn,
             "weights": inspection.weights,
             "per_weight": inspection.per_weight,
         },
@@ -298,12 +327,18 @@ def _loop_text(inspection: Inspection) -> str:
         rows.append(("per weight and lane", *values))
     lines = [tabulate(rows, _HEADINGS, disable_numparse=True, stralign="right")]
     if inspection.weights is not None:
-        held = f"operand {inspection.weight_operand} of its matrix instructions"
-        shared = f", each used {inspection.reuse:g} times" if inspection.reuse != 1 else ""
-        lines.append(f"{inspection.weights:g} weights per lane a turn: {held}{shared}")
+        lines.append(f"{inspection.weights:g} weights per lane a turn: {_origin(inspection)}")
     elif loop.matrix:
         lines.append("the matrix instructions do not hold their operands in registers")
     if loop.calls:
         lines.append(f"calls of subroutines, whose instructions are not counted: {loop.calls}")
     lines.append("opcodes: " + ", ".join(f"{name} {n}" for name, n in loop.counts.most_common(12)))
     return "\n".join(lines)
+
+
+def _origin(inspection: Inspection) -> str:
+    """Where the number of weights comes from."""
+    if inspection.weights_per_turn is not None:
+        return "as given"
+    shared = f", each used {inspection.reuse:g} times" if inspection.reuse != 1 else ""
+    return f"operand {inspection.weight_operand} of its matrix instructions{shared}"

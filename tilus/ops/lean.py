@@ -1,0 +1,159 @@
+"""Running the lean kernels: which format and schedule a weight and a number of tokens take.
+
+    if (form := lean_form(weight, float16)) is not None:
+        run_lean(x, weight, form, bias, out)
+
+Everything that depends on the weight alone happens once and is kept with it. Weights that have no
+exact unpack plan are left to the kernel of kernels.py, which casts element by element.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+
+from tilus.dtypes import DataType, dtype_from_name
+from tilus.errors import TilusError
+from tilus.ir.layout import plan_unpack
+from tilus.ops.blobs import PART, TOKENS, BlobFormat, pack_blobs
+from tilus.ops.small_m import Epilogue, Schedule, SmallMatmul
+from tilus.ops.storage import QuantizedTensor, unpack_bits
+from tilus.target import get_current_target, target_of_capability
+from tilus.tensor import dtype_from_torch
+from tilus.utils import cdiv
+
+SMS = 132  # multiprocessors of an H100, for which schedules are made where there is no GPU
+COLUMNS = (1, 2, 4)  # of 8 tokens, that a block multiplies with weights unpacked once
+MOST_SPLIT = 8
+
+
+@dataclass(frozen=True)
+class LeanForm:
+    """A weight as the lean kernels take it."""
+
+    blobs: BlobFormat
+    zero: float  # the zero point that all codes have in common
+    repeats: int  # groups of the kernel in a group of the weight
+
+
+def lean_form(weight: QuantizedTensor, activation: DataType) -> LeanForm | None:
+    """The form of `weight`; None where no lean kernel multiplies it exactly."""
+    dtype = _stored(weight.dtype)
+    group = _group(weight)
+    if group is None or not _is_exact(dtype, activation):
+        return None
+    n, k = weight.shape
+    blobs = BlobFormat(
+        dtype, activation, n, k, group, dtype_from_torch(weight.scales.dtype),
+        weight.zeros is not None,
+    )  # fmt: skip
+    zero = 0.0 if weight.zeros is not None else weight.zero + _offset(weight.dtype)
+    return LeanForm(blobs, zero, weight.group_size // group if group < k else 1)
+
+
+def _stored(dtype: DataType) -> DataType:
+    """Signed codes are stored offset-binary, as the unsigned ones of their width."""
+    if dtype.kind != "int":
+        return dtype
+    return dtype_from_name(f"uint{dtype.nbits}b" if dtype.nbits < 8 else "uint8")
+
+
+def _offset(dtype: DataType) -> float:
+    """Stored code minus value."""
+    return float(1 << (dtype.nbits - 1)) if dtype.kind == "int" else 0.0
+
+
+def _group(weight: QuantizedTensor) -> int | None:
+    """The group size of the kernel: a larger one whose scales repeat counts as smaller ones."""
+    size = weight.group_size
+    if size == weight.shape[1] or size % PART == 0:
+        return size
+    return next((part for part in (32, 16) if size % part == 0), None)
+
+
+@cache
+def _is_exact(dtype: DataType, activation: DataType) -> bool:
+    """Whether every finite code is unpacked exactly, once a codebook's numbers are rounded."""
+    try:
+        plan = plan_unpack(dtype, activation)
+    except TilusError:
+        return False
+    codes = np.arange(1 << dtype.nbits, dtype=np.uint8)
+    finite = np.isfinite(dtype.decode(dtype.from_bits(codes)).astype(np.float64))
+    return bool(np.isin(codes[finite], plan.exact_codes).all())
+
+
+def packed_blobs(weight: QuantizedTensor, form: LeanForm) -> torch.Tensor:
+    """The blobs of `weight`, made at the first call and kept with it."""
+    forms = weight.prepared
+    if form.blobs not in forms:
+        forms[form.blobs] = _pack(weight, form)
+    return forms[form.blobs]
+
+
+def _pack(weight: QuantizedTensor, form: LeanForm) -> torch.Tensor:
+    n, k = weight.shape
+    codes = unpack_bits(weight.data, weight.dtype.nbits, n * k).reshape(n, k)
+    if weight.dtype.kind == "int":
+        codes = codes ^ (1 << (weight.dtype.nbits - 1))
+    scales = weight.scales.repeat_interleave(form.repeats, 0)
+    zeros = weight.zeros
+    if zeros is not None:
+        zeros = (zeros + _offset(weight.dtype)).to(zeros.dtype).repeat_interleave(form.repeats, 0)
+    return pack_blobs(codes, scales, zeros, form.blobs)
+
+
+@cache
+def _kernel(
+    blobs: BlobFormat, schedule: Schedule, epilogue: Epilogue, columns: int, zero: float
+) -> SmallMatmul:
+    return SmallMatmul(blobs, schedule, epilogue, columns, zero)
+
+
+def run_lean(
+    x: torch.Tensor,
+    weight: QuantizedTensor,
+    form: LeanForm,
+    bias: torch.Tensor | None,
+    out: torch.Tensor,
+) -> None:
+    """Write x W^T + bias to `out` [M, N]; x is [M, K], contiguous, M >= 1."""
+    blobs, m = form.blobs, x.shape[0]
+    packed = packed_blobs(weight, form)
+    if blobs.padded_k != blobs.k:
+        x = torch.nn.functional.pad(x, (0, blobs.padded_k - blobs.k))
+    columns = next((c for c in COLUMNS if m <= TOKENS * c), COLUMNS[-1])
+    multiprocessors, shared_bytes = _hardware(x.device)
+    split = split_of(blobs, cdiv(m, TOKENS * columns), multiprocessors)
+    schedule = Schedule.of(blobs, split, shared_bytes)
+    epilogue = Epilogue(dtype_from_torch(out.dtype), _bias_dtype(bias))
+    kernel = _kernel(blobs, schedule, epilogue, columns, form.zero)
+    kernel(m, x, packed, x if bias is None else bias, out)
+
+
+def _bias_dtype(bias: torch.Tensor | None) -> DataType | None:
+    return None if bias is None else dtype_from_torch(bias.dtype)
+
+
+def _hardware(device: torch.device) -> tuple[int, int]:
+    """Multiprocessors, and the shared memory that a block may have."""
+    if device.type != "cuda":
+        return SMS, get_current_target().properties.shared_memory_per_block
+    properties = torch.cuda.get_device_properties(device)
+    target = target_of_capability(torch.cuda.get_device_capability(device))
+    return properties.multi_processor_count, target.properties.shared_memory_per_block
+
+
+def split_of(blobs: BlobFormat, blocks_m: int, multiprocessors: int) -> int:
+    """How many blocks share the k of a tile, so that no wave of blocks is mostly empty."""
+    blocks = blobs.n_tiles * blocks_m
+
+    def time(split: int) -> float:
+        waves = cdiv(blocks * split, multiprocessors)
+        steps = cdiv(blobs.chunks, Schedule.of(blobs, split).warps * split)
+        return waves * (steps + 1.0) + (0.5 if split > 1 else 0.0)  # a step is 8 chunks of an SM
+
+    return min(range(1, min(MOST_SPLIT, blobs.chunks) + 1), key=time)
