@@ -2,7 +2,8 @@
 
     python benchmarks/fuzz.py --seconds 300 --first 10000
 
-Prints every seed on which they disagree, with the error, and writes benchmarks/results/fuzz.json.
+Prints every seed on which they disagree, with the error, and writes benchmarks/results/fuzz.json,
+which keeps what earlier runs found and what it was.
 """
 
 import argparse
@@ -62,14 +63,18 @@ def main():
                     print(f"{seed}: {reason}", flush=True)
     last = arguments.first + done - 1
     print(f"{done} programs, seeds {arguments.first}..{last}: {len(failures)} disagree")
+    path = HERE / "results" / "fuzz.json"
+    found = json.loads(path.read_text())["found"] if path.exists() else []
+    found += [{"seed": seed, "what": reason} for seed, reason in failures]
     log = {
         "command": f"python {' '.join(sys.argv)}",
         "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "programs": done,
         "seeds": [arguments.first, last],
         "failures": failures,
+        "found": found,
     }
-    (HERE / "results" / "fuzz.json").write_text(json.dumps(log, indent=1) + "\n")
+    path.write_text(json.dumps(log, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -207,3 +207,14 @@ def test_infinities_of_one_token_stay_there():
     x[1, 5] = float("inf")
     y = on("interpreter", x, weight)
     assert torch.isfinite(y[[0, 2]]).all() and not torch.isfinite(y[1]).all()
+
+
+@pytest.mark.parametrize("dtype", [uint4b, dtype_from_name("float6_e3m2")], ids=str)
+@pytest.mark.parametrize(("n", "k"), [(576, 576), (192, 576), (1536, 576), (576, 1536)])
+def test_the_layers_of_a_small_llama(dtype: DataType, n: int, k: int):
+    """The shapes of SmolLM2-135M, of which 576 and 192 are no multiples of 128."""
+    weight = weight_of(dtype, n, k, 64, symmetric=not dtype.is_integer())
+    x = tokens(7, k)
+    results = [on(engine, x, weight) for engine in ("interpreter", "emulator")]
+    assert all(error(y, x, weight) <= 1.2 * plain_error(x, weight, torch.float16) for y in results)
+    torch.testing.assert_close(results[0], results[1], rtol=2**-9, atol=1e-3)
