@@ -18,7 +18,9 @@ import torch
 from tilus.dtypes import DataType, dtype_from_name
 from tilus.errors import TilusError
 from tilus.ir.layout import plan_unpack
+from tilus.ops import large_m
 from tilus.ops.blobs import PART, TOKENS, BlobFormat, pack_blobs
+from tilus.ops.large_m import LargeMatmul
 from tilus.ops.small_m import Epilogue, Schedule, SmallMatmul
 from tilus.ops.storage import QuantizedTensor, unpack_bits
 from tilus.target import get_current_target, target_of_capability
@@ -28,6 +30,8 @@ from tilus.utils import cdiv
 SMS = 132  # multiprocessors of an H100, for which schedules are made where there is no GPU
 COLUMNS = (1, 2, 4)  # of 8 tokens, that a block multiplies with weights unpacked once
 MOST_SPLIT = 8
+FEW = TOKENS * COLUMNS[-1]  # tokens, up to which memory bounds the time
+MOST_TOKENS = 4096  # schedules are the same beyond
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,21 @@ def lean_form(weight: QuantizedTensor, activation: DataType) -> LeanForm | None:
     if group is None or not _is_exact(dtype, activation):
         return None
     n, k = weight.shape
+    zero = weight.zero + _offset(weight.dtype)
+    has_zeros = weight.zeros is not None or not _fits_fragments(dtype, activation, zero)
     blobs = BlobFormat(
-        dtype, activation, n, k, group, dtype_from_torch(weight.scales.dtype),
-        weight.zeros is not None,
-    )  # fmt: skip
-    zero = 0.0 if weight.zeros is not None else weight.zero + _offset(weight.dtype)
-    return LeanForm(blobs, zero, weight.group_size // group if group < k else 1)
+        dtype, activation, n, k, group, dtype_from_torch(weight.scales.dtype), has_zeros
+    )
+    repeats = weight.group_size // group if group < k else 1
+    return LeanForm(blobs, 0.0 if has_zeros else zero, repeats)
+
+
+@cache
+def _fits_fragments(dtype: DataType, activation: DataType, zero: float) -> bool:
+    """Whether a common zero point is exact in the constant fragments, beside the bases."""
+    plan = plan_unpack(dtype, activation)
+    sums = np.array([base + plan.scale * zero for base in plan.base])
+    return bool((activation.encode(sums).astype(np.float64) == sums).all())
 
 
 def _stored(dtype: DataType) -> DataType:
@@ -101,13 +114,22 @@ def _pack(weight: QuantizedTensor, form: LeanForm) -> torch.Tensor:
         codes = codes ^ (1 << (weight.dtype.nbits - 1))
     scales = weight.scales.repeat_interleave(form.repeats, 0)
     zeros = weight.zeros
+    if zeros is None and form.blobs.has_zeros:
+        zeros = torch.full_like(weight.scales, weight.zero)
     if zeros is not None:
         zeros = (zeros + _offset(weight.dtype)).to(zeros.dtype).repeat_interleave(form.repeats, 0)
     return pack_blobs(codes, scales, zeros, form.blobs)
 
 
 @cache
-def _kernel(
+def _large_kernel(
+    blobs: BlobFormat, schedule: large_m.Schedule, epilogue: Epilogue, zero: float
+) -> LargeMatmul:
+    return LargeMatmul(blobs, schedule, epilogue, zero)
+
+
+@cache
+def _small_kernel(
     blobs: BlobFormat, schedule: Schedule, epilogue: Epilogue, columns: int, zero: float
 ) -> SmallMatmul:
     return SmallMatmul(blobs, schedule, epilogue, columns, zero)
@@ -125,17 +147,38 @@ def run_lean(
     packed = packed_blobs(weight, form)
     if blobs.padded_k != blobs.k:
         x = torch.nn.functional.pad(x, (0, blobs.padded_k - blobs.k))
-    columns = next((c for c in COLUMNS if m <= TOKENS * c), COLUMNS[-1])
-    multiprocessors, shared_bytes = _hardware(x.device)
-    split = split_of(blobs, cdiv(m, TOKENS * columns), multiprocessors)
-    schedule = Schedule.of(blobs, split, shared_bytes)
-    epilogue = Epilogue(dtype_from_torch(out.dtype), _bias_dtype(bias))
-    kernel = _kernel(blobs, schedule, epilogue, columns, form.zero)
+    kernel = _few(form, x, out, bias) if m <= FEW else _many(form, x, out, bias)
     kernel(m, x, packed, x if bias is None else bias, out)
 
 
-def _bias_dtype(bias: torch.Tensor | None) -> DataType | None:
-    return None if bias is None else dtype_from_torch(bias.dtype)
+def _few(
+    form: LeanForm, x: torch.Tensor, out: torch.Tensor, bias: torch.Tensor | None
+) -> SmallMatmul:
+    blobs, m = form.blobs, x.shape[0]
+    multiprocessors, shared_bytes = _hardware(x.device)
+    columns = next(c for c in COLUMNS if m <= TOKENS * c)
+    split = split_of(blobs, cdiv(m, TOKENS * columns), multiprocessors)
+    schedule = Schedule.of(blobs, split, shared_bytes)
+    return _small_kernel(blobs, schedule, _epilogue(out, bias), columns, form.zero)
+
+
+def _many(
+    form: LeanForm, x: torch.Tensor, out: torch.Tensor, bias: torch.Tensor | None
+) -> LargeMatmul:
+    """One schedule for all numbers of tokens up to the next power of two."""
+    multiprocessors, shared_bytes = _hardware(x.device)
+    schedule = large_m.Schedule.of(
+        form.blobs,
+        min(MOST_TOKENS, 1 << (x.shape[0] - 1).bit_length()),
+        multiprocessors=multiprocessors,
+        shared_bytes=shared_bytes,
+    )
+    return _large_kernel(form.blobs, schedule, _epilogue(out, bias), form.zero)
+
+
+def _epilogue(out: torch.Tensor, bias: torch.Tensor | None) -> Epilogue:
+    bias_dtype = None if bias is None else dtype_from_torch(bias.dtype)
+    return Epilogue(dtype_from_torch(out.dtype), bias_dtype)
 
 
 def _hardware(device: torch.device) -> tuple[int, int]:
