@@ -29,7 +29,7 @@ from tilus.dtypes import LOW_PRECISION  # noqa: E402
 from tilus.ops import NF4, matmul, quantize  # noqa: E402
 
 GROUPS = (32, 64, -1)  # that divide 576, the k of most of the matrices
-TOKENS = (1, 8, 16)
+TOKENS = (8,)
 ACTIVATIONS = (torch.float16, torch.bfloat16)
 LIMIT = 1.2
 

@@ -187,7 +187,9 @@ def kernel_for(case: Case, blobs: BlobFormat, scheduled: BlobFormat) -> Script:
         split = split_of(blobs_of(case, EXTENT, EXTENT), 1, SMS)
         schedule = small_m.Schedule.of(scheduled, split, room)
         return SmallMatmul(blobs, schedule, epilogue, columns_for(case.m), zero)
-    return LargeMatmul(blobs, large_m.Schedule.of(scheduled, case.m), epilogue, zero)
+    room = target_from_name(case.arch).properties.shared_memory_per_block
+    schedule = large_m.Schedule.of(scheduled, case.m, shared_bytes=room)
+    return LargeMatmul(blobs, schedule, epilogue, zero)
 
 
 def arguments_for(
@@ -233,10 +235,11 @@ def small_subject(
 def large_subject(
     case: Case, script: LargeMatmul, arguments: tuple[Any, ...], weights: int
 ) -> Subject:
-    """Warps along the tokens unpack the same blobs."""
+    """Warps have a blob or half of one; those along the tokens unpack the same."""
     blobs, schedule = script.blobs, script.schedule
     token_blocks = cdiv(case.m, schedule.block_m)
-    loaded = schedule.rows * schedule.depth  # blobs of a step
+    loaded = schedule.blobs * schedule.depth  # blobs of a step
+    weights //= schedule.halves
     return Subject(
         script,
         arguments,
@@ -244,7 +247,7 @@ def large_subject(
         matrix=weights // WEIGHTS_OF_MATRIX * (schedule.tokens // COLUMN),
         schedule=asdict(schedule),
         warps=schedule.warps,
-        blocks=cdiv(blobs.n_tiles, schedule.rows) * token_blocks,
+        blocks=cdiv(blobs.n_tiles, schedule.blobs) * token_blocks,
         unpacked=schedule.columns * token_blocks,
         in_flight=(schedule.stages - 1) * loaded * blobs.weight_bytes,
     )
@@ -623,6 +626,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--arch", type=words, default=ARCHS, metavar="A,...")
     parser.add_argument("--m", type=numbers, default=TOKENS, metavar="M,...")
     parser.add_argument("--jobs", type=int, default=2, help="processes that compile (default: 2)")
+    parser.add_argument("--update", action="store_true", help="renew these rows of the JSON alone")
     parser.add_argument("--readme", action="store_true", help="write the tables into README.md")
     return parser.parse_args(argv)
 
@@ -659,6 +663,18 @@ def is_whole(arguments: argparse.Namespace) -> bool:
     return chosen == (WEIGHTS, ACTIVATIONS, ARCHS, TOKENS)
 
 
+def updated(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """The log of a whole sweep with the rows that a part of it counted anew, and how."""
+
+    def key(row: dict[str, Any]) -> tuple[Any, ...]:
+        return row["weight"], row["activation"], row["arch"], row["m"]
+
+    fresh = {key(row): row for row in new["rows"]}
+    rows = [fresh.get(key(row), row) for row in old["rows"]]
+    update = {"command": new["command"], "versions": new["versions"]}
+    return {**old, "rows": rows, "updates": [*old.get("updates", []), update]}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     try:
@@ -681,7 +697,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "traffic_problem": {"n": PROFILED_N, "k": PROFILED_K},
         "peers": {"source": "measured by others, static", "names": PEERS, "slots": PEER_SLOTS},
     }  # fmt: skip
-    if is_whole(arguments):
+    if arguments.update:
+        log = updated(json.loads(RESULTS.read_text()), log)
+        rows = log["rows"]
+    if is_whole(arguments) or arguments.update:
         RESULTS.write_text(json.dumps(log, indent=1) + "\n")
     print(full_table(rows), end="\n\n")
     table = markdown(log, arguments.dtypes, arguments.arch[-1])

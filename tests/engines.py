@@ -34,6 +34,9 @@ ORDERED = {"dot", "sum", "cumsum", "cumprod", "scan", "atomic.global_add", "atom
 APPROXIMATE = {
     "exp", "exp2", "log", "log2", "rsqrt", "sin", "cos", "tanh", "sigmoid", "erf", "randn",
 }  # fmt: skip
+# Which of two zeros is the smaller is left open by the language: where a program asks for the
+# smaller or larger of two numbers, the sign of a zero may differ.
+SIGNLESS = {"min", "max", "minimum", "maximum"}
 # A program is free to differ by this many roundings of its accumulator, float32 or float64, each
 # of a partial result no larger than the largest of the tensor; and by one rounding of the result.
 ROUNDINGS = 64
@@ -50,10 +53,10 @@ def check_engine(launch: Launch, run: Run, device: str = "cpu") -> None:
     values = [copied(v, device) for v in launch.before]
     run(launch.program, values)
     free = rounds_freely(launch.program)
-    offset = largest_offset(launch.program)
+    offset, signless = largest_offset(launch.program), zeros_freely(launch.program)
     for param, value, expected in zip(launch.program.params, values, launch.after, strict=True):
         if storage_of(expected) is not None:
-            compare(param.var.name, _tensor(value), _tensor(expected), free, offset)
+            compare(param.var.name, _tensor(value), _tensor(expected), free, offset, signless)
 
 
 def _tensor(value: Any) -> Tensor:
@@ -73,6 +76,11 @@ def _names(program: Program) -> Iterator[str]:
         yield instruction.op if isinstance(instruction, Elementwise) else instruction.name
 
 
+def zeros_freely(program: Program) -> bool:
+    """Whether a zero may have either sign."""
+    return bool(set(_names(program)) & SIGNLESS)
+
+
 def largest_offset(program: Program) -> float:
     """By how much partial results may exceed the results: weights are multiplied with the bases of
     their unpack plan, which cancel later.
@@ -81,7 +89,14 @@ def largest_offset(program: Program) -> float:
     return max([1.0, *(abs(base) for plan in plans for base in plan.base)])
 
 
-def compare(name: str, have: Tensor, want: Tensor, free: bool, offset: float = 1.0) -> None:
+def compare(
+    name: str,
+    have: Tensor,
+    want: Tensor,
+    free: bool,
+    offset: float = 1.0,
+    signless: bool = False,
+) -> None:
     """The bytes are the same; floats may be other NaNs and, where `free`, rounded otherwise."""
     left, right = _bytes(have), _bytes(want)
     if np.array_equal(left, right):
@@ -94,6 +109,7 @@ def compare(name: str, have: Tensor, want: Tensor, free: bool, offset: float = 1
     x, y = (np.asarray(dtype.decode(dtype.from_bits(c))) for c in codes)
     if dtype.is_float():
         wrong &= ~_close(x, y, dtype, free, offset)
+        wrong &= ~(signless & (x == 0) & (y == 0))
     if wrong.any():
         at = int(np.flatnonzero(wrong)[0])
         raise AssertionError(
