@@ -54,6 +54,14 @@ def test_a_value_defined_on_either_path_is_defined():
     np.testing.assert_array_equal(result(body), np.where(np.arange(32) < 7, 5, 6))
 
 
+def test_a_register_of_which_a_part_is_defined_may_be_stored():
+    """The compiler leaves the half undefined that nobody will see; not both."""
+    body = "mov.u32 %r2, 7; mov.b64 %d1, {%r2, %r3}; cvt.u32.u64 %r1, %d1;"
+    assert (result(body) == 7).all()
+    with pytest.raises(TilusError, match=UNDEFINED):
+        result("mov.b64 %d1, {%r2, %r3}; cvt.u32.u64 %r1, %d1;")
+
+
 def test_an_undefined_value_that_is_overwritten_is_forgotten():
     assert (result("add.u32 %r1, %r2, 1; mov.u32 %r1, 3;") == 3).all()
 

@@ -19,7 +19,16 @@ from tilus.ptx.blocks import Action, Block
 from tilus.ptx.counters import Counters
 from tilus.ptx.groups import WARP, Groups
 from tilus.ptx.memory import GlobalMemory, SharedMemory
-from tilus.ptx.syntax import Immediate, Instruction, Kernel, Operand, Register, Special, Symbol
+from tilus.ptx.syntax import (
+    Immediate,
+    Instruction,
+    Kernel,
+    Operand,
+    Register,
+    Special,
+    Symbol,
+    Vector,
+)
 
 Array = np.ndarray[Any, Any]
 NO_LANES = np.zeros(0, np.int64)
@@ -194,6 +203,8 @@ class Machine:
         if not missing.any():
             return
         instruction = self.kernel.instructions[self.pc]
+        if _packs(instruction):
+            return  # `_define` looks at all parts together
         if instruction.opcode in SINKS or instruction.predicate == name:
             lane = int(self.lanes[missing][0])
             raise TilusError(
@@ -232,19 +243,37 @@ class Machine:
         if bits.dtype != target.dtype:
             bits = _bits(bits).astype(target.dtype)
         target[self._index] = bits
-        if name in self.undefined or self.tainted is not None:
+        packed = bool(self.undefined) and _packs(self.kernel.instructions[self.pc])
+        if packed or name in self.undefined or self.tainted is not None:
             self._define(name)
 
     def _define(self, name: str) -> None:
         """The active lanes have written a register, of what may be undefined itself."""
         tainted = self.tainted[1] if self.tainted and self.tainted[0] == self.pc else None
+        if _packs(self.kernel.instructions[self.pc]):
+            tainted = self._undefined_together(self.kernel.instructions[self.pc].operands[1])
         if tainted is None and len(self.lanes) == self.count:
             self.undefined.pop(name, None)
             return
         mask = self.undefined.setdefault(name, np.zeros(self.count, bool))
-        mask[self._index] = False if tainted is None else tainted
+        mask[self._index] = tainted if tainted is not None else False
         if not mask.any():
             del self.undefined[name]
+
+    def _undefined_together(self, parts: Operand) -> Array | None:
+        """The active lanes in which no part of a packed value is defined.
+
+        Compilers leave the upper half of a register undefined of which they store the lower.
+        """
+        assert isinstance(parts, Vector)
+        masks = [
+            self.undefined[part.name][self._index]
+            if isinstance(part, Register) and part.name in self.undefined
+            else None
+            for part in parts.items
+        ]
+        known = [mask for mask in masks if mask is not None]
+        return np.logical_and.reduce(known) if len(known) == len(masks) else None
 
     # ---- execution ----
 
@@ -397,6 +426,11 @@ class Machine:
             expected="a mask of exactly the lanes that execute the instruction together",
             hint="the threads of a warp took different branches",
         )
+
+
+def _packs(instruction: Instruction) -> bool:
+    """Whether it puts a register together from parts: mov.b64 %rd1, {%r1, %r2}."""
+    return instruction.opcode == "mov" and isinstance(instruction.operands[-1], Vector)
 
 
 def _stored(kind: str) -> Any:
