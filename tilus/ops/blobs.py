@@ -28,6 +28,8 @@ TOKENS = 8  # columns of a tensor core's B operand
 ROW_TILES = 4  # of 16 rows, that a warp multiplies with one fragment of x
 WIDEST_CHUNK = 128
 PART = 64  # of k, unpacked at a time: four steps of the tensor core
+TINY_SCALE = 2.0**-40  # of unpacked weights, below which activations take a part of the factor
+WIDEST_SCALE = 2.0**60
 WIDEST_SPAN = 32  # of k, in which the order is the kernel's own
 TILES_AT_ONCE = 1 << 22  # codes that packing takes at a time
 
@@ -78,6 +80,14 @@ class BlobFormat:
     @property
     def plan(self) -> UnpackPlan:
         return plan_unpack(self.dtype, self.activation)
+
+    @property
+    def x_factor(self) -> float:
+        """A power of two for the activations: floats unpacked to bfloat16 come out so small that
+        their products would vanish in float32.
+        """
+        scale = self.plan.scale
+        return min(1.0 / scale, WIDEST_SCALE) if scale < TINY_SCALE else 1.0
 
     @property
     def block_n(self) -> int:

@@ -35,7 +35,7 @@ from tilus.ir.layout import (
     spatial,
 )
 from tilus.lang.script import Script
-from tilus.ops.blobs import LANES, PART, ROW_TILES, TOKENS, VECTOR, BlobFormat
+from tilus.ops.blobs import LANES, PART, ROW_TILES, TOKENS, VECTOR, WIDEST_SCALE, BlobFormat
 from tilus.ops.small_m import Epilogue
 from tilus.utils import cdiv
 
@@ -44,7 +44,6 @@ STAGES = 4  # at most: three are on their way while one is multiplied
 SHARED_BYTES = 163 * 1024  # of a block (CUDA guide, "Compute Capabilities": 8.0)
 MOST_TOKENS = 64  # of a warp
 UNPACKING = 16  # tokens that take as long to multiply as their weights to unpack, about
-WIDEST_SCALE = 2.0**60  # of activations in bfloat16, whose products with tiny weights vanish else
 
 
 @dataclass(frozen=True)
@@ -229,10 +228,9 @@ class LargeMatmul(Script):
 
     def _factors(self) -> tuple[float, float]:
         """Of x and of the scales: weights of bfloat16 that are floats come out tiny."""
-        scale = self.blobs.plan.scale
         if self.schedule.scale_weights:
-            return 1.0, min(1.0 / scale, WIDEST_SCALE)
-        return (min(1.0 / scale, WIDEST_SCALE) if scale < 2.0**-40 else 1.0), 1.0
+            return 1.0, min(1.0 / self.blobs.plan.scale, WIDEST_SCALE)
+        return self.blobs.x_factor, 1.0
 
     def _offsets(self, zero: float) -> list[float]:
         """What is subtracted from the elements of each register of a thread, in turn."""

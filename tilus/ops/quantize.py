@@ -12,26 +12,15 @@ from typing import Any
 
 import torch
 
-from tilus.dtypes import DataType, codebook
+from tilus.dtypes import DataType
 from tilus.errors import TilusError
+from tilus.ir.layout import NF4
 from tilus.ops.storage import FLOATS, QuantizedTensor, check_code_type, check_groups
 from tilus.tensor import from_carrier
 
 __all__ = ["NF4", "QuantizedTensor", "quantize"]
 
 WIDEST_VALUE = 448.0  # codes are scaled to at most this, so that scales stay normal float16 numbers
-
-# NormalFloat of 4 bits: quantiles of the normal distribution with an exact zero, scaled to [-1, 1]
-# (Dettmers et al., "QLoRA", arXiv 2305.14314, Appendix E "NormalFloat 4-bit data type").
-NF4 = codebook(
-    4,
-    (
-        -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
-        -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
-        0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
-        0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
-    ),
-)  # fmt: skip
 
 
 def quantize(

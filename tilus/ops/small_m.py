@@ -30,7 +30,6 @@ IN_FLIGHT = 48 * 1024  # bytes of weights on their way to an SM: latency times b
 MOST_UNROLLED = {1: 8, 2: 4, 4: 2}
 LEAST_LACK = 16 * 1024  # bytes in flight that matter more than a step
 MOST_SHARED = 227 * 1024  # bytes of a block, on sm_90
-WIDEST_SCALE = 2.0**60  # of activations in bfloat16, whose products with tiny weights vanish else
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ class SmallMatmul(Script):
         self.steps = cdiv(blobs.chunks, schedule.warps * schedule.split)
         self.ragged = self.steps * schedule.warps * schedule.split != blobs.chunks
         self.columns = list(range(columns))
-        self.x_factor = min(1.0 / blobs.plan.scale, WIDEST_SCALE) if self._tiny else 1.0
+        self.x_factor = blobs.x_factor
         self.block_m = TOKENS * columns
         self.unrolled = schedule.stages <= MOST_UNROLLED[columns]
         # Registers hold the activations of the next step too, unless there are many of them.
@@ -100,12 +99,7 @@ class SmallMatmul(Script):
         self.rest = list(range(self.steps % schedule.stages))
         self._layouts()
         self._corrections()
-        # Weights of bfloat16 that are floats come out tiny: x takes a part of the factor.
         self.factor = 1.0 / (blobs.plan.scale * self.x_factor)
-
-    @property
-    def _tiny(self) -> bool:
-        return self.blobs.plan.scale < 2.0**-40
 
     def _layouts(self) -> None:
         blobs, warps = self.blobs, self.schedule.warps

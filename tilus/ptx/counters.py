@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 
 from tilus.errors import Location, TilusError
+from tilus.ptx.groups import WARP
 from tilus.ptx.syntax import Instruction, Kernel
 
 Array = np.ndarray[Any, Any]
-WARP = 32
 SECTOR = 32  # bytes
 BANKS = 32
 WORD = 4  # bytes of a bank

@@ -22,12 +22,12 @@ import numpy as np
 
 from tilus.ptx.convert import narrow_table
 from tilus.ptx.floats import bf16_values, canonical, rounded
+from tilus.ptx.groups import WARP
 from tilus.ptx.machine import Machine, opcode
 from tilus.ptx.syntax import Instruction, Operand, Vector
 from tilus.ptx.transfer import address_of
 
 Array = np.ndarray[Any, Any]
-WARP = 32
 LANE = np.arange(WARP)
 GROUP, MEMBER = LANE // 4, LANE % 4  # the manual's groupID and threadID_in_group
 

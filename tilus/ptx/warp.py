@@ -14,12 +14,12 @@ import numpy as np
 from tilus.errors import TilusError
 from tilus.ptx.arith import maximum, minimum, predicate
 from tilus.ptx.floats import canonical
+from tilus.ptx.groups import WARP
 from tilus.ptx.machine import Machine, opcode
 from tilus.ptx.syntax import Instruction, Operand, Pair
 from tilus.ptx.transfer import type_of
 
 Array = np.ndarray[Any, Any]
-WARP = 32
 LANE = np.arange(WARP)
 WEIGHTS = np.uint64(1) << LANE.astype(np.uint64)
 

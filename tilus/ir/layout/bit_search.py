@@ -40,7 +40,8 @@ MASK_AND_FLIP = 0x6A  # (a & b) ^ c
 MOST_FREEDOM = 2
 Cost = tuple[int, float]  # auxiliary instructions, sum of the bases
 
-# "QLoRA: Efficient Finetuning of Quantized LLMs" (2023), appendix "NormalFloat 4-bit data type"
+# NormalFloat of 4 bits: quantiles of the normal distribution with an exact zero, scaled to [-1, 1]
+# (Dettmers et al., "QLoRA", arXiv 2305.14314, Appendix E "NormalFloat 4-bit data type").
 NF4 = codebook(
     4,
     [
