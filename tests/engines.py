@@ -32,7 +32,8 @@ Run = Callable[[Program, list[Any]], None]
 # correctly (CUDA C++ Programming Guide, "Mathematical Functions", states their errors).
 ORDERED = {"dot", "sum", "cumsum", "cumprod", "scan", "atomic.global_add", "atomic.global_sub"}
 APPROXIMATE = {
-    "exp", "exp2", "log", "log2", "rsqrt", "sin", "cos", "tanh", "sigmoid", "erf", "randn",
+    "exp", "exp2", "log", "log2", "rsqrt", "reciprocal", "sin", "cos", "tanh", "sigmoid", "erf",
+    "randn",
 }  # fmt: skip
 # Which of two zeros is the smaller is left open by the language: where a program asks for the
 # smaller or larger of two numbers, the sign of a zero may differ.

@@ -80,7 +80,7 @@ extern "C" __global__ void __launch_bounds__(128, 1) async_matmul(int m, uint8_t
         {
             const int64_t at_2 = ((p + tid / 8) * 136 + (j_ + tid % 8 * 8)) * 2;
             copy_async_16(s_b + swizzle<3, 3, 3>(tid / 8 * 64 + tid % 8 * 8) * 2, g_b + at_2, p + tid / 8 < 104 && j_ + tid % 8 * 8 < 136);
-            copy_async_16<4352>(s_b + (swizzle<3, 3, 3>(tid / 8 * 64 + tid % 8 * 8) + 1024) * 2, g_b + at_2, p + tid / 8 + 16 < 104 && j_ + tid % 8 * 8 < 136);
+            copy_async_16<4352>(s_b + swizzle<3, 3, 3>(tid / 8 * 64 + tid % 8 * 8) * 2 + 2048, g_b + at_2, p + tid / 8 + 16 < 104 && j_ + tid % 8 * 8 < 136);
         }
         // copy_async_wait_all()
         asm volatile("cp.async.wait_all;" ::: "memory");

@@ -80,7 +80,7 @@ extern "C" __global__ void __launch_bounds__(128, 1) pipelined_matmul(int m, uin
         {
             const int64_t at_2 = ((stage * 32 + tid / 8) * 136 + (j_ + tid % 8 * 8)) * 2;
             copy_async_16(t_1 + (swizzle<3, 3, 3>(tid / 8 * 64 + tid % 8 * 8) + part_base_1) * 2, g_b + at_2, j_ + tid % 8 * 8 < 136);
-            copy_async_16<4352>(t_1 + (swizzle<3, 3, 3>(tid / 8 * 64 + tid % 8 * 8) + part_base_1 + 1024) * 2, g_b + at_2, j_ + tid % 8 * 8 < 136);
+            copy_async_16<4352>(t_1 + (swizzle<3, 3, 3>(tid / 8 * 64 + tid % 8 * 8) + part_base_1) * 2 + 2048, g_b + at_2, j_ + tid % 8 * 8 < 136);
         }
         // copy_async_commit_group()
         asm volatile("cp.async.commit_group;" ::: "memory");
@@ -112,7 +112,7 @@ extern "C" __global__ void __launch_bounds__(128, 1) pipelined_matmul(int m, uin
         {
             const int64_t at_4 = ((ahead * 32 + tid / 8) * 136 + (j_ + tid % 8 * 8)) * 2;
             copy_async_16(t_3 + (swizzle<3, 3, 3>(tid / 8 * 64 + tid % 8 * 8) + part_base_3) * 2, g_b + at_4, ahead * 32 + tid / 8 < 200 && j_ + tid % 8 * 8 < 136);
-            copy_async_16<4352>(t_3 + (swizzle<3, 3, 3>(tid / 8 * 64 + tid % 8 * 8) + part_base_3 + 1024) * 2, g_b + at_4, ahead * 32 + tid / 8 + 16 < 200 && j_ + tid % 8 * 8 < 136);
+            copy_async_16<4352>(t_3 + (swizzle<3, 3, 3>(tid / 8 * 64 + tid % 8 * 8) + part_base_3) * 2 + 2048, g_b + at_4, ahead * 32 + tid / 8 + 16 < 200 && j_ + tid % 8 * 8 < 136);
         }
         // copy_async_commit_group()
         asm volatile("cp.async.commit_group;" ::: "memory");

@@ -1,15 +1,20 @@
 """Asynchronous copies: what arrives, when it may be read, and every way to read too early."""
 
-from __future__ import annotations
+import re
+from itertools import groupby
 
 import numpy as np
 import pytest
+import torch
 
+import tilus
 from tests.instructions.harness import failure, run_body
 from tilus.dtypes import float16, int4b, int32
-from tilus.instructions.async_copy import CopyAsync
+from tilus.instructions.async_copy import EVICTION_PRIORITIES, CopyAsync
 from tilus.ir.expr import BLOCK_IDX
 from tilus.ir.instruction import Effects
+from tilus.runtime.compile import compile_program_for
+from tilus.target import nvgpu_sm80
 
 X = np.arange(8 * 32).reshape(8, 32) % 50
 
@@ -26,7 +31,7 @@ def arrive(k):
     k("sync")
 
 
-@pytest.mark.parametrize("evict", [None, "evict_first"])
+@pytest.mark.parametrize("evict", [None, *EVICTION_PRIORITIES])
 @pytest.mark.parametrize("dtype", [float16, int32, int4b])
 def test_a_copy_arrives(dtype, evict):
     def body(k):
@@ -36,6 +41,96 @@ def test_a_copy_arrives(dtype, evict):
 
     expected = [(X % 8)[2:6, b : 16 + b].tolist() for b in range(2)]
     assert expected == run_body(body, blocks=2).tolist()
+
+
+class Copies(tilus.Script):
+    """A copy of 32 rows of `nbytes` for each hint."""
+
+    def __init__(self, hints: list[str | None], nbytes: int = 16):
+        super().__init__()
+        self.hints, self.columns = list(enumerate(hints)), nbytes // 4
+
+    def __call__(self, x_ptr: ~int32, y_ptr: ~int32):
+        self.attrs.blocks = 1
+        self.attrs.warps = 1
+        shape = [len(self.hints), 32, self.columns]
+        g_x = self.global_view(x_ptr, dtype=int32, shape=shape)
+        g_y = self.global_view(y_ptr, dtype=int32, shape=shape)
+        s = self.shared_tensor(dtype=int32, shape=shape)
+        for part, hint in self.hints:
+            self.copy_async(g_x, s[part], offsets=[part, 0, 0], dims=[1, 2], evict=hint)
+        self.copy_async_wait_all()
+        self.sync()
+        self.store_global(g_y, self.load_shared(s), offsets=[0, 0, 0])
+
+
+def ptx_of(script: Copies) -> str:
+    x = torch.empty(16, dtype=torch.int32)
+    return compile_program_for(script.program(x, x), nvgpu_sm80).ptx
+
+
+@pytest.mark.parametrize("nbytes", [4, 8, 16])
+@pytest.mark.parametrize("evict", EVICTION_PRIORITIES)
+def test_a_hint_is_a_policy_made_once(evict: str, nbytes: int):
+    """Two copies with a hint surround one without."""
+    text = ptx_of(Copies([evict, None, evict], nbytes))
+    policies = re.findall(r"createpolicy\.fractional\.L2::(\w+)\.b64\s+(%rd\d+), (\S+);", text)
+    assert [(evict, "1.0")] == [(priority, fraction) for priority, _, fraction in policies]
+    copies = re.findall(r"cp\.async\.c[ag]\.shared\.global(\S*) .*, (\S+);", text)
+    hint = (".L2::cache_hint", policies[0][1])
+    assert [hint, "", hint] == [one for one, _ in groupby(c if c[0] else "" for c in copies)]
+
+
+def test_each_priority_has_its_policy():
+    text = ptx_of(Copies(["evict_last", "evict_first", "evict_last"]))
+    policies = dict(re.findall(r"createpolicy\.fractional\.L2::(\w+)\.b64\s+(%rd\d+)", text))
+    copies = re.findall(r"cp\.async\S*cache_hint .*, (\S+);", text)
+    expected = [policies[name] for name in ("evict_last", "evict_first", "evict_last")]
+    assert expected == [one for one, _ in groupby(copies)]
+
+
+def test_without_a_hint_there_is_no_policy():
+    assert "createpolicy" not in ptx_of(Copies([None]))
+
+
+@pytest.mark.parametrize("hints", [[None], ["evict_first", None, "evict_last"]], ids=str)
+def test_hints_change_no_value(hints: list[str | None]):
+    x = torch.randint(0, 99, (len(hints), 32, 4), dtype=torch.int32)
+    for engine in ("interpreter", "emulator"):
+        y = torch.zeros_like(x)
+        with tilus.option.context(engine=engine):
+            Copies(hints)(x, y)
+        assert torch.equal(x, y)
+
+
+def test_few_bytes_are_copied_by_the_first_threads():
+    """In whole vectors: pieces of 4 bytes for all threads would be as many instructions."""
+    x = torch.arange(4 * 32 * 4, dtype=torch.int32).reshape(4, 32, 4)
+    y = torch.zeros_like(x)
+
+    class Few(tilus.Script):
+        def __call__(self, x_ptr: ~int32, y_ptr: ~int32):
+            self.attrs.blocks = 1
+            self.attrs.warps = 4
+            g_x = self.global_view(x_ptr, dtype=int32, shape=[4, 32, 4])
+            g_y = self.global_view(y_ptr, dtype=int32, shape=[4, 32, 4])
+            s = self.shared_tensor(dtype=int32, shape=[4, 4, 4])
+            for part in self.range(8):
+                self.copy_async(g_x, s, offsets=[0, part * 4, 0])
+                self.copy_async_wait_all()
+                self.sync()
+                self.store_global(g_y, self.load_shared(s), offsets=[0, part * 4, 0])
+                self.sync()
+
+    for engine in ("interpreter", "emulator"):
+        with tilus.option.context(engine=engine):
+            Few()(x, y)
+        assert torch.equal(x, y)
+        y.zero_()
+    text = compile_program_for(Few().program(x, y), nvgpu_sm80).source.text
+    assert "if (tid < 16)" in text and re.findall(r"copy_async_\d+\(t?s", text) == [
+        "copy_async_16(s"
+    ]
 
 
 @pytest.mark.parametrize("count", [16, 512, 528, 1040, 1002])

@@ -129,6 +129,55 @@ def test_copies_may_ignore_their_source():
     assert got.tolist() == [5, 6, 7, 8, 0, 0, 0, 0]
 
 
+HINTED_COPY = """{{ .shared .align 16 .b8 tile[512]; mov.u32 %r1, tile; mad.lo.u32 %r1, %i, 4, %r1;
+    cvt.u64.u32 %d1, %i; mad.wide.u32 %d3, %i, 4, %p0; setp.ge.u32 %q0, %i, 4;
+    POLICY
+    cp.async.ca.shared.global.L2::cache_hint [%r1], [%d3], COUNT, %d2;
+    cp.async.wait_all; ld.shared.u32 {out}, [%r1]; }}"""
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "fractional.L2::evict_first.b64 %d2, 1.0",
+        "fractional.L2::evict_last.L2::evict_unchanged.b64 %d2, 0.5",
+        "fractional.L2::evict_normal.b64 %d2",
+        "range.global.L2::evict_last.L2::evict_first.b64 %d2, [%p0], 64, 128",
+        "cvt.L2.b64 %d2, %d1",
+    ],
+)
+@pytest.mark.parametrize(
+    ("count", "kept"), [("4", 8), ("4, 4", 8), ("4, %q0", 4)], ids=["size", "bytes", "predicate"]
+)
+def test_a_hint_means_nothing_to_what_is_copied(policy: str, count: str, kept: int):
+    body = HINTED_COPY.replace("POLICY", f"createpolicy.{policy};").replace("COUNT", count)
+    values = np.arange(5, 13, dtype=np.uint32)
+    found = launched(body, values)
+    assert [*values[:kept], *[0] * (8 - kept)] == found.tolist()
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        ("", "its register was never written"),
+        ("mov.b64 %d2, 4;", "a cache hint is no policy of eviction"),
+        ("createpolicy.partial.b64 %d2, 1.0;", "this form of createpolicy is not emulated"),
+    ],
+)
+def test_a_hint_that_is_no_policy_is_an_error(policy: str, message: str):
+    body = HINTED_COPY.replace("POLICY", policy).replace("COUNT", "4")
+    with pytest.raises(TilusError, match=message):
+        launched(body, np.arange(8, dtype=np.uint32))
+
+
+def launched(body: str, values: np.ndarray) -> np.ndarray:
+    """What 8 threads put out, whose %p0 is the address of `values`."""
+    out = np.zeros(8, np.uint32)
+    body = body.format(out="%r2") + "mad.wide.u32 %d4, %i, 4, %p1; st.global.u32 [%d4], %r2;"
+    launch(module(body, 2), [values, out], 8)
+    return out
+
+
 def test_bulk_copies_name_themselves():
     body = "cp.async.bulk.commit_group; mov.u32 {out}, 0;"
     with pytest.raises(TilusError, match="this form of cp is not emulated"):

@@ -24,8 +24,8 @@ import numpy as np
 from tilus.codegen.emitter import Emitter
 from tilus.codegen.scalar import atom
 from tilus.dtypes import int64
-from tilus.ir.expr import Apply, Expr, apply, as_expr, as_int, cast
-from tilus.ir.layout import RegisterLayout, SharedLayout
+from tilus.ir.expr import Expr, apply, as_expr, as_int, cast, split_constant, sum_terms
+from tilus.ir.layout import RegisterLayout, SharedLayout, Swizzle
 from tilus.ir.tensor import GlobalTensor, RegisterTensor, SharedTensor
 
 PIECES = {16: "uint4", 8: "uint2", 4: "uint32_t", 2: "uint16_t", 1: "uint8_t"}
@@ -268,50 +268,81 @@ def turns(e: Emitter, count: int) -> Iterator[tuple[str, Expr]]:
         yield i, e.loop_variable(i, count) if count > 1 else as_expr(0)
 
 
-def shared_offset(e: Emitter, tensor: SharedTensor, index: Sequence[Expr]) -> str:
-    """C: where an element lies, in elements from the start of the storage, swizzled."""
+@dataclass(frozen=True)
+class SharedOffset:
+    """C: where an element lies, in elements from the start of the storage, swizzled.
+
+    The constant is kept apart, so that the compiler finds it and adds it in the access itself.
+    """
+
+    variable: str
+    constant: int
+
+    def __str__(self) -> str:
+        return self.scaled(1)
+
+    def scaled(self, factor: int) -> str:
+        """`factor` times the offset, an atom or a sum that ends in a constant."""
+        variable = self.variable
+        if factor != 1 and variable != "0":
+            variable = f"{atom(variable)} * {factor}"
+        constant = self.constant * factor
+        if not constant:
+            return variable
+        return str(constant) if variable == "0" else f"{variable} + {constant}"
+
+
+def shared_offset(e: Emitter, tensor: SharedTensor, index: Sequence[Expr]) -> SharedOffset:
     assert tensor.layout is not None
     linear = as_expr(tensor.layout.linear([e.short(j) for j in index]))
     if as_int(base := e.shared_base(tensor)) != 0:
         linear = apply("add", base, linear)
     swizzle = tensor.layout.swizzle
     if swizzle is None or not swizzle.bits:
-        return e.index(linear)
+        rest, constant = split_constant(e.short(linear))
+        return SharedOffset(e.index(rest), constant)
     arguments = f"{swizzle.base}, {swizzle.bits}, {swizzle.shift}"
-    whole, rest = _whole_periods(
-        e, e.short(linear), 1 << (swizzle.base + swizzle.bits + swizzle.shift)
-    )
+    whole, rest, constant = _beside_swizzle(e, e.short(linear), swizzle)
     swizzled = f"{e.use('swizzle')}<{arguments}>({e.index(rest)})"
     if as_int(whole) == 0:
-        return swizzled
-    return e.index(whole) if as_int(rest) == 0 else f"{swizzled} + {e.index(whole)}"
+        return SharedOffset(swizzled, constant)
+    if as_int(rest) == 0:
+        return SharedOffset(e.index(whole), constant)
+    return SharedOffset(f"{swizzled} + {e.index(whole)}", constant)
 
 
-def _whole_periods(e: Emitter, offset: Expr, period: int) -> tuple[Expr, Expr]:
-    """`offset` as a multiple of `period`, which a swizzle leaves as it is, and the rest.
+def _beside_swizzle(e: Emitter, offset: Expr, swizzle: Swizzle) -> tuple[Expr, Expr, int]:
+    """`offset` as what a swizzle leaves as it is, what it permutes, and a constant beside it.
 
-    So what differs from stage to stage is added to one swizzled offset of the thread.
+    So what differs from stage to stage, or from row to row, is added to one swizzled offset of the
+    thread.
     """
+    period = 1 << (swizzle.base + swizzle.bits + swizzle.shift)
+    variable, constant = split_constant(offset)
     whole, rest = as_expr(0), as_expr(0)
-    for term in _terms(offset):
-        number = as_int(term)
-        if number is not None:
-            whole = apply("add", whole, number - number % period)
-            rest = apply("add", rest, number % period)
-        elif e.facts.divisibility(term) % period == 0:
+    for term in sum_terms(variable):
+        if e.facts.divisibility(term) % period == 0:
             whole = apply("add", whole, term)
         else:
             rest = apply("add", rest, term)
-    return whole, rest
+    touched = ((1 << swizzle.bits) - 1) << swizzle.base
+    kept = constant & (period - 1) & (touched | touched << swizzle.shift | _bits_of(e, rest))
+    return whole, apply("add", rest, kept) if kept else rest, constant - kept
 
 
-def _terms(expr: Expr) -> Iterator[Expr]:
-    """The operands of a sum."""
-    if isinstance(expr, Apply) and expr.op == "add":
-        for operand in expr.args:
-            yield from _terms(operand)
-    else:
-        yield expr
+def _bits_of(e: Emitter, offset: Expr) -> int:
+    """The bits that may be set in a sum of which no two terms share a bit; else all."""
+    found = 0
+    for term in sum_terms(offset):
+        low, high = e.range_of(term)
+        if low is None or high is None or low < 0:
+            return -1
+        unit = e.facts.divisibility(term)
+        bits = ((1 << high.bit_length()) - 1) & -(unit & -unit) if high else 0
+        if bits & found:
+            return -1
+        found |= bits
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -347,16 +378,15 @@ class SharedAccess:
             result[dim] = apply("add", result[dim], index)
         return result
 
-    def offset(self, thread: Expr | int, register: Expr | int) -> str:
-        """C: elements from the start of the storage, swizzled."""
+    def offset(self, thread: Expr | int, register: Expr | int) -> SharedOffset:
         return shared_offset(self.emitter, self.tensor, self.indices(thread, register))
 
     def byte_address(self, thread: Expr | int, register: Expr | int) -> str:
         """C: bytes from the start of the storage, for elements that begin at whole bytes."""
-        elements = atom(self.offset(thread, register))
+        offset = self.offset(thread, register)
         if self.nbits % 8:
-            return f"{elements} * {self.nbits} / 8"
-        return f"{elements} * {self.nbits // 8}" if self.nbits > 8 else elements
+            return f"{atom(str(offset))} * {self.nbits} / 8"
+        return offset.scaled(self.nbits // 8)
 
     def table(self) -> np.ndarray[Any, Any]:
         """Unswizzled storage offset of every (thread, register), for a tile that begins at 0."""
@@ -408,7 +438,7 @@ class SharedAccess:
         """Open the unrolled loop over single elements; yields (index, bit address, None)."""
         e = self.emitter
         for i, turn in turns(e, self.layout.local_size):
-            yield i, f"{atom(self.offset(e.thread, turn))} * {self.nbits}", None
+            yield i, f"{atom(str(self.offset(e.thread, turn)))} * {self.nbits}", None
 
 
 Access = GlobalAccess | SharedAccess
@@ -430,6 +460,11 @@ def load_tile(access: Access) -> None:
         return
     _note_width(e, name, "loaded", nbytes)
     kind = PIECES[nbytes]
+    if isinstance(access, SharedAccess) and nbytes == max(PIECES):
+        load = e.use("load_shared_16")
+        for i, piece in access.pieces(nbytes):
+            e(f"reinterpret_cast<{kind}*>({name})[{i}] = {load}({source} + {piece.address});")
+        return
     for i, piece in access.pieces(nbytes):
         value = f"*reinterpret_cast<const {kind}*>({source} + {piece.address})"
         value = masked(piece.condition, value, f"{kind}()")

@@ -21,9 +21,9 @@ import numpy as np
 
 from tilus.codegen.scalar import C_TYPES, ScalarWriter
 from tilus.codegen.source import Workspace
-from tilus.dtypes import DataType, int32
+from tilus.dtypes import DataType, int32, uint64
 from tilus.errors import Location, TilusError
-from tilus.ir.expr import Const, Expr, Var, as_expr, substitute
+from tilus.ir.expr import Const, Expr, Var, apply, as_expr, split_constant, substitute
 from tilus.ir.instruction import Facts
 from tilus.ir.printer import Names
 from tilus.ir.simplify import Simplifier
@@ -61,6 +61,7 @@ class Emitter:
         self.depth = 1
         self.helpers: list[str] = []
         self.functions: dict[str, str] = {}
+        self.policies: dict[str, str] = {}  # names of the kernel's cache policies, by priority
         self.notes: list[str] = []
         self.location: Location | None = None
         self.scratches: dict[tuple[int, int] | None, tuple[str, int]] = {}  # name and size by group
@@ -130,6 +131,13 @@ class Emitter:
         self.functions[name] = text
         return name
 
+    def policy(self, priority: str) -> str:
+        """The name of the kernel's cache policy of this priority in L2, made once at its start."""
+        if priority not in self.policies:
+            self.use(f"policy_{priority}")
+            self.policies[priority] = self.names(Var(uint64, priority))
+        return self.policies[priority]
+
     def sync(self) -> None:
         """A barrier of the threads that run this code."""
         if self.group is None:
@@ -190,13 +198,13 @@ class Emitter:
     def share(self, part: SharedTensor, whole: SharedTensor, base: Expr) -> None:
         """Make `part` a view of the storage of `whole`, `base` elements into it."""
         self(f"uint8_t* const {self.name(part)} = {self.name(whole)};")
-        base = self.short(base)
-        if not isinstance(base, Const):
+        variable, constant = split_constant(self.short(base))
+        if not isinstance(variable, Const | Var):
             var = Var(base.dtype, f"{part.name or 'part'}_base")
-            self.facts.define(var, base)
-            self(f"const int {self.name(var)} = {self.scalar(base)};")
-            base = var
-        self.shared_bases[part] = base
+            self.facts.define(var, variable)
+            self(f"const int {self.name(var)} = {self.scalar(variable)};")
+            variable = var
+        self.shared_bases[part] = apply("add", variable, constant) if constant else variable
 
     def note(self, reason: str) -> None:
         """Say why a slower form was chosen; shown at TILUS_DEBUG=3."""

@@ -93,6 +93,8 @@ class _Generator:
         tid = f"__builtin_assume(tid >= 0 && tid < {self.program.num_threads});"
         for name, place in e.scratch_places():
             lines.append(f"    uint8_t* const {name} = arena + {place};")
+        for priority, name in e.policies.items():
+            lines.append(f"    const uint64_t {name} = policy_{priority}();")
         lines += ["    const int tid = (int)threadIdx.x;", f"    {tid}", *e.text(), "}", ""]
         source = CudaSource(
             name=self.entry,

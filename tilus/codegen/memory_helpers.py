@@ -5,6 +5,9 @@ Each is one short function; the PTX manual's section is named where one is wrapp
 
 from __future__ import annotations
 
+# PTX ISA, "createpolicy": the priorities that a copy can give its lines in the L2 cache.
+EVICTION_PRIORITIES = ("evict_first", "evict_last", "evict_normal", "evict_unchanged")
+
 _LOAD_BITS = """
 // The N bits at bit `position` of packed memory; they lie in one byte or two.
 template <int N> __device__ __forceinline__ uint32_t load_bits(
@@ -66,6 +69,39 @@ template <int offset = 0> __device__ __forceinline__ void copy_async_{size}(
     asm volatile("cp.async.{cache}.shared.global [%0], [%1 + %3], {size}, %2;"
         :: "r"(shared_address(shared)), "l"(global), "r"(inside ? {size} : 0), "n"(offset)
         : "memory");
+}}
+"""
+
+# PTX ISA, "ld". NVRTC takes C++'s loads of 16 bytes apart and puts them together anew, not always
+# as they were: halves of 8 bytes take twice the time where rows are apart.
+_LOAD_SHARED_16 = """
+__device__ __forceinline__ uint4 load_shared_16(const void* from) {
+    uint4 words;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+        : "=r"(words.x), "=r"(words.y), "=r"(words.z), "=r"(words.w)
+        : "r"(shared_address(from)) : "memory");
+    return words;
+}
+"""
+
+# The same, with a cache policy: what becomes of the lines in the L2 cache.
+_COPY_ASYNC_HINTED = """
+// As copy_async_{size}; `policy` says which lines the L2 cache evicts first.
+template <int offset = 0> __device__ __forceinline__ void copy_async_{size}_hinted(
+    void* shared, const void* global, bool inside, uint64_t policy) {{
+    asm volatile("cp.async.{cache}.shared.global.L2::cache_hint [%0], [%1 + %3], {size}, %2, %4;"
+        :: "r"(shared_address(shared)), "l"(global), "r"(inside ? {size} : 0), "n"(offset),
+           "l"(policy)
+        : "memory");
+}}
+"""
+
+# PTX ISA, "createpolicy": every line is given this priority, the fraction of them being 1.0.
+_POLICY = """
+__device__ __forceinline__ uint64_t policy_{priority}() {{
+    uint64_t policy;
+    asm("createpolicy.fractional.L2::{priority}.b64 %0, 1.0;" : "=l"(policy));
+    return policy;
 }}
 """
 
@@ -154,8 +190,13 @@ MEMORY_HELPERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "take_placed": (_TAKE_PLACED, ()),
     "shared_address": (_SHARED_ADDRESS, ()),
     **{
-        f"copy_async_{size}": (_COPY_ASYNC.format(size=size, cache=cache), ("shared_address",))
+        f"copy_async_{size}{suffix}": (text.format(size=size, cache=cache), ("shared_address",))
+        for suffix, text in (("", _COPY_ASYNC), ("_hinted", _COPY_ASYNC_HINTED))
         for size, cache in ((4, "ca"), (8, "ca"), (16, "cg"))
+    },
+    **{
+        f"policy_{priority}": (_POLICY.format(priority=priority), ())
+        for priority in EVICTION_PRIORITIES
     },
     **{
         f"{name}_x{count}{suffix}": (text(count, bool(suffix)), ("shared_address",))
@@ -163,6 +204,7 @@ MEMORY_HELPERS: dict[str, tuple[str, tuple[str, ...]]] = {
         for count in (1, 2, 4)
         for suffix in ("", "_trans")
     },
+    "load_shared_16": (_LOAD_SHARED_16, ("shared_address",)),
     "swizzle": (_SWIZZLE, ()),
     "wait_semaphore": (_WAIT_SEMAPHORE, ()),
     "release_semaphore": (_RELEASE_SEMAPHORE, ()),

@@ -131,8 +131,8 @@ class ScalarWriter:
             x, low, high = operands
             inner = self.operation("max", [x, low], operand, operand)
             text = self.operation("min", [inner, high], operand, operand)
-        elif op == "sigmoid":
-            text = f"{self.use('sigmoid')}({operands[0]})"
+        elif op in ("sigmoid", "reciprocal"):
+            text = f"{self.use(op)}({operands[0]})"
         elif op == "abs" and operand.kind == "uint":  # C has it for signed numbers only
             text = operands[0]
         elif op == "invert" and operand.kind == "bool":  # C's turns it into an int, which is true

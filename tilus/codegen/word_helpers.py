@@ -345,6 +345,15 @@ _SIGMOID = """
 __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 __device__ __forceinline__ double sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }
 """
+_RECIPROCAL = """
+// 1 / x to one unit in the last place (PTX ISA, "rcp").
+__device__ __forceinline__ float reciprocal(float x) {
+    float result;
+    asm("rcp.approx.f32 %0, %1;" : "=f"(result) : "f"(x));
+    return result;
+}
+__device__ __forceinline__ double reciprocal(double x) { return 1.0 / x; }
+"""
 
 _DECODE_MINIFLOAT = """
 // The number of a code of E exponent and M mantissa bits below a sign. Specials: 0 none, 1 the
@@ -430,6 +439,7 @@ _SCALARS: dict[str, Entry] = {
     "mod_float": (_MOD_FLOAT, ()),
     "floordiv_float": (_FLOORDIV_FLOAT, ()),
     "sigmoid": (_SIGMOID, ()),
+    "reciprocal": (_RECIPROCAL, ()),
     "quiet_nan": (_function("float", "quiet_nan", "", "return __uint_as_float(0x7FC00000u);"), ()),
     "infinity": (_function("float", "infinity", "", "return __uint_as_float(0x7F800000u);"), ()),
     "decode_minifloat": (_DECODE_MINIFLOAT, ()),

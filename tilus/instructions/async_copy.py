@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilus.codegen.access import GlobalAccess, Piece, SharedAccess, load_tile, store_tile, turns
+from tilus.codegen.memory_helpers import EVICTION_PRIORITIES
 from tilus.errors import TilusError
 from tilus.instructions.arguments import (
     check_offsets,
@@ -34,15 +35,12 @@ from tilus.interp.machine import spread
 from tilus.interp.shared import Access
 from tilus.ir.expr import Expr, apply, as_expr, as_int
 from tilus.ir.instruction import Effects, Instruction
-from tilus.ir.layout import RegisterLayout, local
+from tilus.ir.layout import RegisterLayout, local, replicated
 from tilus.ir.tensor import GlobalTensor, RegisterTensor, SharedTensor
 
 if TYPE_CHECKING:
     from tilus.codegen.emitter import Emitter
     from tilus.interp.machine import Machine
-
-# PTX ISA, "createpolicy": the priorities that a copy can give its lines in the L2 cache.
-EVICTION_PRIORITIES = ("evict_first", "evict_last", "evict_normal", "evict_unchanged")
 
 
 @dataclass(frozen=True)
@@ -52,6 +50,7 @@ class _Way:
     source: GlobalAccess
     target: SharedAccess
     vectors: int
+    wide: bool  # whether it is worth it only for pieces of 16 bytes
 
     @property
     def nbytes(self) -> int:
@@ -62,7 +61,7 @@ class _Way:
     def fits(self) -> bool:
         """Whether a turn of some lanes only is a piece of 16 bytes at a known distance."""
         if self.vectors == LANES:
-            return True
+            return not self.wide or self.nbytes == WIDEST_COPY
         count = self.source.layout.local_size * self.source.nbits // 128
         pieces = (self.source.piece(WIDEST_COPY, as_expr(k)) for k in range(count))
         return self.nbytes == WIDEST_COPY and all(p.offset is not None for p in pieces)
@@ -94,8 +93,10 @@ class CopyAsync(
         """Start a copy: dst[J] = src[o] with o = offsets, o[dims[k]] += J[k]; 0 out of bounds.
 
         `dst` is a shared tensor or a part of one; `dims` are by default the last dimensions of
-        `src`. `evict` hints at the lines' priority in the L2 cache. With `check_bounds=False` you
-        promise that no element is out of bounds; the interpreter checks the promise.
+        `src`. `evict` hints at the lines' priority in the L2 cache: "evict_first" for what is read
+        once, "evict_last" for what is read again, "evict_normal" or "evict_unchanged". With
+        `check_bounds=False` you promise that no element is out of bounds; the interpreter checks
+        the promise.
 
         Raises `TilusError` where the dtypes differ, and when run, where other threads may still
         read `dst`.
@@ -178,8 +179,9 @@ class CopyAsync(
                 GlobalAccess(e, tile, self.src, offsets, self.dims),
                 SharedAccess(e, tile, self.dst, starts, dims),
                 vectors,
+                wide,
             )
-            for tile, vectors in self._tiles(e.num_threads, shape)
+            for tile, vectors, wide in self._tiles(e.num_threads, shape)
         )
         way = next(way for way in ways if way.fits)
         if way.nbytes < SMALLEST_COPY:
@@ -189,17 +191,22 @@ class CopyAsync(
 
     def _tiles(
         self, num_threads: int, shape: tuple[int, ...]
-    ) -> Iterator[tuple[RegisterTensor, int]]:
-        """What the threads copy, best first, with the vectors of a row's last turn."""
+    ) -> Iterator[tuple[RegisterTensor, int, bool]]:
+        """What the threads copy, best first, with the vectors of a row's last turn, and whether
+        only whole vectors make it worth while.
+        """
         tile = RegisterTensor(self.dst.dtype, shape, name="copied")
         tile.layout = _by_warps(num_threads, tile)
+        few = _by_first_threads(num_threads, tile)
+        if tile.layout is None and few is not None:
+            yield few, LANES, True
         if tile.layout is None and self._is_plain:
             longer, vectors = _rounded_up(num_threads, tile)
             if longer is not tile:
-                yield longer, vectors
+                yield longer, vectors, True
         if tile.layout is None:
             tile.layout = vectorized_layout(num_threads, tile.shape, tile.dtype, tile.shape[-1])
-        yield tile, LANES
+        yield tile, LANES, False
 
     @property
     def _is_plain(self) -> bool:
@@ -215,7 +222,7 @@ class CopyAsync(
         tile, source, target = way.source.tile, way.source, way.target
         nbytes, vectors = way.nbytes, way.vectors
         assert tile.layout is not None
-        copy = e.use(f"copy_async_{nbytes}")
+        copy = e.use(f"copy_async_{nbytes}_hinted" if self.evict else f"copy_async_{nbytes}")
         if nbytes < 16:
             e.note(f"{e.name(self.dst)}: copied in pieces of {nbytes} bytes")
         count = tile.layout.local_size * tile.dtype.nbits // 8 // nbytes
@@ -239,7 +246,8 @@ class CopyAsync(
 
     def _emit_copy(self, e: Emitter, copy: str, start: str, read: Piece, write: Piece) -> None:
         inside = read.condition if read.condition and self.check_bounds else "true"
-        e(f"{copy}({e.name(self.dst)} + {write.address}, {start}, {inside});")
+        policy = f", {e.policy(self.evict)}" if self.evict else ""
+        e(f"{copy}({e.name(self.dst)} + {write.address}, {start}, {inside}{policy});")
 
     def _emit_synchronous(
         self, e: Emitter, tile: RegisterTensor, source: GlobalAccess, target: SharedAccess
@@ -360,6 +368,21 @@ def _rounded_up(num_threads: int, tile: RegisterTensor) -> tuple[RegisterTensor,
     if not shared or pieces > MOST_LINES:
         return tile, LANES
     return longer, columns % turn * tile.dtype.nbits // 128
+
+
+def _by_first_threads(num_threads: int, tile: RegisterTensor) -> RegisterTensor | None:
+    """A tile of fewer vectors of 16 bytes than there are threads: one each, for the first ones.
+
+    All threads with narrower pieces would take more instructions and more requests.
+    """
+    vectors, rest = divmod(math.prod(tile.shape) * tile.dtype.nbits, 8 * WIDEST_COPY)
+    if rest or not 0 < vectors < num_threads or num_threads % vectors:
+        return None
+    few = RegisterTensor(tile.dtype, tile.shape, name=tile.name)
+    ones = (1,) * len(tile.shape)
+    layout = vectorized_layout(vectors, tile.shape, tile.dtype, tile.shape[-1])
+    few.layout = replicated(*ones, num_workers=num_threads // vectors) * layout
+    return few
 
 
 def _first_replicas(layout: RegisterLayout) -> str:

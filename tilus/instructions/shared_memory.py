@@ -322,7 +322,7 @@ class StoreSharedScatter(Instruction, name="store_shared_scatter", effects=Effec
             for place, name in zip(places, found, strict=True):
                 e(f"const int {place.name} = (int){name};")
             element = shared_offset(e, self.dst, places)
-            store_element(e, self.src, i, e.name(self.dst), element)
+            store_element(e, self.src, i, e.name(self.dst), str(element))
 
 
 # ---- checks shared with other families ----------------------------------------------------------

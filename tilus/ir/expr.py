@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial, reduce
 from typing import Any, Union
 
 import numpy as np
@@ -246,6 +247,11 @@ def _rsqrt(x: Array) -> Array:
     return np.asarray(1.0 / np.sqrt(np.asarray(x).astype(np.float64))).astype(np.asarray(x).dtype)
 
 
+def _reciprocal(x: Array) -> Array:
+    with np.errstate(divide="ignore"):
+        return np.asarray(1.0 / np.asarray(x).astype(np.float64)).astype(np.asarray(x).dtype)
+
+
 def _integer_divisor(x: Array) -> Array:
     if np.issubdtype(np.asarray(x).dtype, np.integer) and np.any(np.asarray(x) == 0):
         raise TilusError("integer division by zero", hint="guard the division with an if statement")
@@ -303,6 +309,7 @@ _ROWS = (
     Operator("log2", 1, np.log2, _floating, "log2({})", doc="base-2 logarithm"),
     Operator("sqrt", 1, np.sqrt, _floating, "sqrt({})", doc="square root"),
     Operator("rsqrt", 1, _rsqrt, _floating, "rsqrt({})", doc="1 / square root"),
+    Operator("reciprocal", 1, _reciprocal, _floating, "reciprocal({})", doc="1 / x, approximately"),
     Operator("sin", 1, np.sin, _floating, "sin({})", doc="sine, radians"),
     Operator("cos", 1, np.cos, _floating, "cos({})", doc="cosine, radians"),
     Operator("tanh", 1, np.tanh, _floating, "tanh({})", doc="hyperbolic tangent"),
@@ -514,6 +521,25 @@ def as_int(expr: object) -> int | None:
     if isinstance(expr, Const) and expr.dtype.is_integer():
         return int(expr.value)
     return None
+
+
+def sum_terms(expr: Expr) -> Iterator[Expr]:
+    """The operands of a sum of sums."""
+    if isinstance(expr, Apply) and expr.op == "add":
+        for operand in expr.args:
+            yield from sum_terms(operand)
+    else:
+        yield expr
+
+
+def split_constant(expr: Expr) -> tuple[Expr, int]:
+    """A sum of integers as its variable terms, and its constant if that is not negative."""
+    terms = list(sum_terms(expr))
+    constant = sum(number for term in terms if (number := as_int(term)) is not None)
+    if constant <= 0 or not expr.dtype.is_integer():
+        return expr, 0
+    variable = [term for term in terms if as_int(term) is None]
+    return reduce(partial(apply, "add"), variable or [as_expr(0, expr.dtype)]), constant
 
 
 # ---- printing -----------------------------------------------------------------------------------

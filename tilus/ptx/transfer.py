@@ -33,6 +33,7 @@ Array = np.ndarray[Any, Any]
 LOCAL_WINDOW, PARAM_WINDOW = 1 << 37, 1 << 38
 WINDOWS = {"shared": SHARED_WINDOW, "local": LOCAL_WINDOW, "param": PARAM_WINDOW}
 PARAM_ALIGNMENT = 16
+POLICY = 0x706F6C69637930  # what createpolicy gives, and hardly a number by chance
 
 
 def space_of(op: Instruction) -> str:
@@ -295,7 +296,20 @@ def _hint(m: Machine, op: Instruction) -> None:
 @opcode("createpolicy")
 def _createpolicy(m: Machine, op: Instruction) -> None:
     """A policy of eviction is opaque: nothing but hints takes it."""
-    m.write(op.operands[0], np.zeros(m.lanes.shape, np.uint64))
+    if op.modifiers[0] not in ("fractional", "range", "cvt"):
+        raise op.refusal()
+    m.write(op.operands[0], np.full(m.lanes.shape, POLICY, np.uint64))
+
+
+def _check_policy(m: Machine, operand: Operand) -> None:
+    """What a hint names must be a policy; which one means nothing to the values."""
+    found = np.broadcast_to(m.read(operand, "b64"), m.lanes.shape)
+    if (found != POLICY).any():
+        raise TilusError(
+            "a cache hint is no policy of eviction",
+            found=hex(int(found[found != POLICY][0])),
+            expected="what createpolicy gave",
+        )
 
 
 # ---- asynchronous copies ------------------------------------------------------------------------
@@ -316,7 +330,10 @@ def _cp(m: Machine, op: Instruction) -> None:
         m.shared.wait(m.lanes, None)
         return
     target, origin, length, *more = op.operands
-    partial = more[:-1] if op.has("L2_cache_hint") else more
+    partial = more
+    if op.has("L2_cache_hint"):
+        *partial, policy = more
+        _check_policy(m, policy)
     size = int(m.read(length, "u32"))
     read = _read_bytes(m, partial[0], size) if partial else np.full(m.lanes.shape, size, np.int64)
     start = m.shared.locate(m.lanes, address_of(m, target, "shared"), size)
