@@ -13,6 +13,18 @@ __device__ __forceinline__ uint32_t and_or(uint32_t a, uint32_t b, uint32_t c) {
     return d;
 }
 
+__device__ __forceinline__ uint32_t f32_of_high_f16(uint32_t a) {
+    float d;
+    asm("{ .reg .b16 low, high; mov.b32 {low, high}, %1; cvt.f32.f16 %0, high; }" : "=f"(d) : "r"(a));
+    return __float_as_uint(d);
+}
+
+__device__ __forceinline__ uint32_t f32_of_low_f16(uint32_t a) {
+    float d;
+    asm("{ .reg .b16 low, high; mov.b32 {low, high}, %1; cvt.f32.f16 %0, low; }" : "=f"(d) : "r"(a));
+    return __float_as_uint(d);
+}
+
 __device__ __forceinline__ uint32_t mul_f16x2(uint32_t a, uint32_t b) {
     uint32_t d;
     asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
@@ -25,6 +37,13 @@ __device__ __forceinline__ uint32_t prmt(uint32_t a, uint32_t b, uint32_t c) {
     return d;
 }
 
+__device__ __forceinline__ uint32_t bf16x2_of_f32(uint32_t low, uint32_t high) {
+    uint32_t d;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;"
+        : "=r"(d) : "f"(__uint_as_float(high)), "f"(__uint_as_float(low)));
+    return d;
+}
+
 __device__ __forceinline__ uint32_t f16x2_of_f32(uint32_t low, uint32_t high) {
     uint32_t d;
     asm("cvt.rn.f16x2.f32 %0, %1, %2;"
@@ -32,9 +51,9 @@ __device__ __forceinline__ uint32_t f16x2_of_f32(uint32_t low, uint32_t high) {
     return d;
 }
 
-__device__ __forceinline__ void m16n8k16_f16_f32(
+__device__ __forceinline__ void m16n8k16_bf16_f32(
     float* d, const uint32_t* a, const uint32_t* b, const float* c) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};"
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};"
         : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
 }
 
@@ -74,8 +93,8 @@ extern "C" __global__ void __launch_bounds__(128, 1) quantized_matmul(int m, uin
         }
         // codes: float8_e4m3[64, 64] @ register_layout([64, 64], [4, 2, 4, 2, 4, 2, 8], [4, 6, 2], [0, 5, 1, 3]) = view(packed)
         auto& codes = packed;
-        // w: float16[64, 64] @ register_layout([64, 64], [4, 2, 4, 2, 4, 2, 8], [4, 6, 2], [0, 5, 1, 3]) = cast(codes)
-        alignas(16) uint32_t w[16];
+        // w: float32[64, 64] @ register_layout([64, 64], [4, 2, 4, 2, 4, 2, 8], [4, 6, 2], [0, 5, 1, 3]) = cast(codes)
+        alignas(16) float w[32];
         #pragma unroll
         for (int i = 0; i < 8; i++) {
             const uint32_t t0 = prmt(codes[i * 1 + 0], 0x0u, 0x1100u);
@@ -84,14 +103,18 @@ extern "C" __global__ void __launch_bounds__(128, 1) quantized_matmul(int m, uin
             const uint32_t t3 = and_or(t0, 0x80008000u, t2);
             const uint32_t t4 = t2 + 0x800080u;
             const uint32_t t5 = and_or(t4, 0x40004000u, t3);
-            w[i * 2 + 0] = mul_f16x2(t5, 0x5c005c00u);
+            const uint32_t t6 = mul_f16x2(t5, 0x5c005c00u);
             const uint32_t t7 = prmt(codes[i * 1 + 0], 0x0u, 0x3320u);
             const uint32_t t8 = t7 >> 0x1u;
             const uint32_t t9 = t8 & 0x3f803f80u;
             const uint32_t t10 = and_or(t7, 0x80008000u, t9);
             const uint32_t t11 = t9 + 0x800080u;
             const uint32_t t12 = and_or(t11, 0x40004000u, t10);
-            w[i * 2 + 1] = mul_f16x2(t12, 0x5c005c00u);
+            const uint32_t t13 = mul_f16x2(t12, 0x5c005c00u);
+            reinterpret_cast<uint32_t*>(w)[i * 4 + 0] = f32_of_low_f16(t6);
+            reinterpret_cast<uint32_t*>(w)[i * 4 + 1] = f32_of_high_f16(t6);
+            reinterpret_cast<uint32_t*>(w)[i * 4 + 2] = f32_of_low_f16(t13);
+            reinterpret_cast<uint32_t*>(w)[i * 4 + 3] = f32_of_high_f16(t13);
         }
         int group = kt * 64 / 128;
         // scales: float16[1, 64] @ register_layout([1, 64], [4, 2, 8], [0, 2, -4], [1]) = load_global(g_scales, offsets=[group, nt * 64], dims=[0, 1])
@@ -101,58 +124,164 @@ extern "C" __global__ void __launch_bounds__(128, 1) quantized_matmul(int m, uin
         for (int i = 0; i < 2; i++) {
             reinterpret_cast<uint16_t*>(scales)[i] = *reinterpret_cast<const uint16_t*>(g_scales + at_3 + i * 16);
         }
-        // t: float16[1, 64] @ register_layout([1, 64], [4, 2, 8], [0, 2, -4], [1]) = cast(scales)
-        alignas(16) uint32_t t[1];
+        // t: float32[1, 64] @ register_layout([1, 64], [4, 2, 8], [0, 2, -4], [1]) = cast(scales)
+        alignas(16) float t[2];
         {
-            t[0] = scales[0];
+            reinterpret_cast<uint32_t*>(t)[0] = f32_of_low_f16(scales[0]);
+            reinterpret_cast<uint32_t*>(t)[1] = f32_of_high_f16(scales[0]);
         }
-        // t_1: float16[64, 64] @ register_layout([64, 64], [4, 2, 4, 2, 4, 2, 8], [4, 6, 2], [0, 5, 1, 3]) = elementwise("mul", [w, t])
-        alignas(16) uint32_t t_1[16];
+        // t_1: float32[64, 64] @ register_layout([64, 64], [4, 2, 4, 2, 4, 2, 8], [4, 6, 2], [0, 5, 1, 3]) = elementwise("mul", [w, t])
+        alignas(16) float t_1[32];
         #pragma unroll
-        for (int i = 0; i < 16; i++) {
-            constexpr int halves_4[] = {21520, 21520, 30258, 30258, 21520, 21520, 30258, 30258, 21520, 21520, 30258, 30258, 21520, 21520, 30258, 30258};
-            t_1[i] = mul_f16x2(w[i], prmt(t[0], t[0], halves_4[i]));
+        for (int i = 0; i < 32; i++) {
+            constexpr int at_4[] = {0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1, 1};
+            t_1[i] = w[i] * t[at_4[i]];
         }
-        // w: float16[64, 64] @ register_layout([64, 64], [4, 2, 4, 2, 4, 2, 8], [4, 6, 2], [0, 5, 1, 3]) = assign(t_1)
+        // w: float32[64, 64] @ register_layout([64, 64], [4, 2, 4, 2, 4, 2, 8], [4, 6, 2], [0, 5, 1, 3]) = assign(t_1)
         #pragma unroll
-        for (int i = 0; i < 16; i++) {
+        for (int i = 0; i < 32; i++) {
             w[i] = t_1[i];
         }
-        // t_2: float16[64, 64] @ register_layout([64, 64], [4, 2, 4, 2, 4, 2, 8], [4, 6, 2], [0, 5, 1, 3]) = cast(w)
-        alignas(16) uint32_t t_2[16];
+        // t_2: float32[16, 64] @ register_layout([16, 64], [2, 8, 4, 2, 4, 2], [-4, 1, 4], [2, 3, 0, 5]) = cast(x)
+        alignas(16) float t_2[32];
         #pragma unroll
         for (int i = 0; i < 16; i++) {
-            t_2[i * 1 + 0] = w[i * 1 + 0];
+            reinterpret_cast<uint32_t*>(t_2)[i * 2 + 0] = f32_of_low_f16(x[i * 1 + 0]);
+            reinterpret_cast<uint32_t*>(t_2)[i * 2 + 1] = f32_of_high_f16(x[i * 1 + 0]);
         }
-        // t_3: float32[16, 64] @ register_layout([16, 64], [2, 8, 4, 2, 4, 2], [2, 1, 4], [3, 0, 5]) = dot(x, t_2, c=acc)
-        alignas(16) float t_3[8];
+        // upper: bfloat16[16, 64] @ register_layout([16, 64], [2, 8, 4, 2, 4, 2], [-4, 1, 4], [2, 3, 0, 5]) = cast(t_2)
+        alignas(16) uint32_t upper[16];
+        #pragma unroll
+        for (int i = 0; i < 16; i++) {
+            upper[i * 1 + 0] = bf16x2_of_f32(reinterpret_cast<uint32_t*>(t_2)[i * 2 + 0], reinterpret_cast<uint32_t*>(t_2)[i * 2 + 1]);
+        }
+        // t_3: float32[16, 64] @ register_layout([16, 64], [2, 8, 4, 2, 4, 2], [-4, 1, 4], [2, 3, 0, 5]) = cast(upper)
+        alignas(16) float t_3[32];
+        #pragma unroll
+        for (int i = 0; i < 16; i++) {
+            reinterpret_cast<uint32_t*>(t_3)[i * 2 + 0] = upper[i * 1 + 0] << 0x10u;
+            reinterpret_cast<uint32_t*>(t_3)[i * 2 + 1] = upper[i * 1 + 0] & 0xffff0000u;
+        }
+        // t_4: float32[16, 64] @ register_layout([16, 64], [2, 8, 4, 2, 4, 2], [-4, 1, 4], [2, 3, 0, 5]) = elementwise("sub", [t_2, t_3])
+        alignas(16) float t_4[32];
+        #pragma unroll
+        for (int i = 0; i < 32; i++) {
+            t_4[i] = t_2[i] - t_3[i];
+        }
+        // t_5: bfloat16[16, 64] @ register_layout([16, 64], [2, 8, 4, 2, 4, 2], [-4, 1, 4], [2, 3, 0, 5]) = cast(t_4)
+        alignas(16) uint32_t t_5[16];
+        #pragma unroll
+        for (int i = 0; i < 16; i++) {
+            t_5[i * 1 + 0] = bf16x2_of_f32(reinterpret_cast<uint32_t*>(t_4)[i * 2 + 0], reinterpret_cast<uint32_t*>(t_4)[i * 2 + 1]);
+        }
+        // upper_1: bfloat16[64, 64] @ register_layout([64, 64], [4, 2, 4, 2, 4, 2, 8], [4, 6, 2], [0, 5, 1, 3]) = cast(w)
+        alignas(16) uint32_t upper_1[16];
+        #pragma unroll
+        for (int i = 0; i < 16; i++) {
+            upper_1[i * 1 + 0] = bf16x2_of_f32(reinterpret_cast<uint32_t*>(w)[i * 2 + 0], reinterpret_cast<uint32_t*>(w)[i * 2 + 1]);
+        }
+        // t_6: float32[64, 64] @ register_layout([64, 64], [4, 2, 4, 2, 4, 2, 8], [4, 6, 2], [0, 5, 1, 3]) = cast(upper_1)
+        alignas(16) float t_6[32];
+        #pragma unroll
+        for (int i = 0; i < 16; i++) {
+            reinterpret_cast<uint32_t*>(t_6)[i * 2 + 0] = upper_1[i * 1 + 0] << 0x10u;
+            reinterpret_cast<uint32_t*>(t_6)[i * 2 + 1] = upper_1[i * 1 + 0] & 0xffff0000u;
+        }
+        // t_7: float32[64, 64] @ register_layout([64, 64], [4, 2, 4, 2, 4, 2, 8], [4, 6, 2], [0, 5, 1, 3]) = elementwise("sub", [w, t_6])
+        alignas(16) float t_7[32];
+        #pragma unroll
+        for (int i = 0; i < 32; i++) {
+            t_7[i] = w[i] - t_6[i];
+        }
+        // t_8: bfloat16[64, 64] @ register_layout([64, 64], [4, 2, 4, 2, 4, 2, 8], [4, 6, 2], [0, 5, 1, 3]) = cast(t_7)
+        alignas(16) uint32_t t_8[16];
+        #pragma unroll
+        for (int i = 0; i < 16; i++) {
+            t_8[i * 1 + 0] = bf16x2_of_f32(reinterpret_cast<uint32_t*>(t_7)[i * 2 + 0], reinterpret_cast<uint32_t*>(t_7)[i * 2 + 1]);
+        }
+        // t_9: float32[16, 64] @ register_layout([16, 64], [2, 8, 4, 2, 4, 2], [2, 1, 4], [3, 0, 5]) = dot(upper, upper_1, c=acc)
+        alignas(16) float t_9[8];
         #pragma unroll
         for (int n = 0; n < 2; n++) {
-            m16n8k16_f16_f32(&t_3[n * 4], &x[0], &t_2[n * 2], &acc[n * 4]);
+            m16n8k16_bf16_f32(&t_9[n * 4], &upper[0], &upper_1[n * 2], &acc[n * 4]);
         }
         #pragma unroll
         for (int k = 0; k < 3; k++) {
             #pragma unroll
             for (int n = 0; n < 2; n++) {
-                m16n8k16_f16_f32(&t_3[n * 4], &x[(k + 1) * 4], &t_2[((k + 1) * 2 + n) * 2], &t_3[n * 4]);
+                m16n8k16_bf16_f32(&t_9[n * 4], &upper[(k + 1) * 4], &upper_1[((k + 1) * 2 + n) * 2], &t_9[n * 4]);
             }
         }
-        // acc: float32[16, 64] @ register_layout([16, 64], [2, 8, 4, 2, 4, 2], [2, 1, 4], [3, 0, 5]) = assign(t_3)
+        // acc: float32[16, 64] @ register_layout([16, 64], [2, 8, 4, 2, 4, 2], [2, 1, 4], [3, 0, 5]) = assign(t_9)
         #pragma unroll
         for (int i = 0; i < 8; i++) {
-            acc[i] = t_3[i];
+            acc[i] = t_9[i];
+        }
+        // t_10: float32[16, 64] @ register_layout([16, 64], [2, 8, 4, 2, 4, 2], [2, 1, 4], [3, 0, 5]) = dot(t_5, upper_1, c=acc)
+        alignas(16) float t_10[8];
+        #pragma unroll
+        for (int n = 0; n < 2; n++) {
+            m16n8k16_bf16_f32(&t_10[n * 4], &t_5[0], &upper_1[n * 2], &acc[n * 4]);
+        }
+        #pragma unroll
+        for (int k = 0; k < 3; k++) {
+            #pragma unroll
+            for (int n = 0; n < 2; n++) {
+                m16n8k16_bf16_f32(&t_10[n * 4], &t_5[(k + 1) * 4], &upper_1[((k + 1) * 2 + n) * 2], &t_10[n * 4]);
+            }
+        }
+        // acc: float32[16, 64] @ register_layout([16, 64], [2, 8, 4, 2, 4, 2], [2, 1, 4], [3, 0, 5]) = assign(t_10)
+        #pragma unroll
+        for (int i = 0; i < 8; i++) {
+            acc[i] = t_10[i];
+        }
+        // t_11: float32[16, 64] @ register_layout([16, 64], [2, 8, 4, 2, 4, 2], [2, 1, 4], [3, 0, 5]) = dot(upper, t_8, c=acc)
+        alignas(16) float t_11[8];
+        #pragma unroll
+        for (int n = 0; n < 2; n++) {
+            m16n8k16_bf16_f32(&t_11[n * 4], &upper[0], &t_8[n * 2], &acc[n * 4]);
+        }
+        #pragma unroll
+        for (int k = 0; k < 3; k++) {
+            #pragma unroll
+            for (int n = 0; n < 2; n++) {
+                m16n8k16_bf16_f32(&t_11[n * 4], &upper[(k + 1) * 4], &t_8[((k + 1) * 2 + n) * 2], &t_11[n * 4]);
+            }
+        }
+        // acc: float32[16, 64] @ register_layout([16, 64], [2, 8, 4, 2, 4, 2], [2, 1, 4], [3, 0, 5]) = assign(t_11)
+        #pragma unroll
+        for (int i = 0; i < 8; i++) {
+            acc[i] = t_11[i];
+        }
+        // t_12: float32[16, 64] @ register_layout([16, 64], [2, 8, 4, 2, 4, 2], [2, 1, 4], [3, 0, 5]) = dot(t_5, t_8, c=acc)
+        alignas(16) float t_12[8];
+        #pragma unroll
+        for (int n = 0; n < 2; n++) {
+            m16n8k16_bf16_f32(&t_12[n * 4], &t_5[0], &t_8[n * 2], &acc[n * 4]);
+        }
+        #pragma unroll
+        for (int k = 0; k < 3; k++) {
+            #pragma unroll
+            for (int n = 0; n < 2; n++) {
+                m16n8k16_bf16_f32(&t_12[n * 4], &t_5[(k + 1) * 4], &t_8[((k + 1) * 2 + n) * 2], &t_12[n * 4]);
+            }
+        }
+        // acc: float32[16, 64] @ register_layout([16, 64], [2, 8, 4, 2, 4, 2], [2, 1, 4], [3, 0, 5]) = assign(t_12)
+        #pragma unroll
+        for (int i = 0; i < 8; i++) {
+            acc[i] = t_12[i];
         }
     }
-    // t_4: float16[16, 64] @ register_layout([16, 64], [2, 8, 4, 2, 4, 2], [2, 1, 4], [3, 0, 5]) = cast(acc)
-    alignas(16) uint32_t t_4[4];
+    // t_13: float16[16, 64] @ register_layout([16, 64], [2, 8, 4, 2, 4, 2], [2, 1, 4], [3, 0, 5]) = cast(acc)
+    alignas(16) uint32_t t_13[4];
     #pragma unroll
     for (int i = 0; i < 4; i++) {
-        t_4[i * 1 + 0] = f16x2_of_f32(reinterpret_cast<uint32_t*>(acc)[i * 2 + 0], reinterpret_cast<uint32_t*>(acc)[i * 2 + 1]);
+        t_13[i * 1 + 0] = f16x2_of_f32(reinterpret_cast<uint32_t*>(acc)[i * 2 + 0], reinterpret_cast<uint32_t*>(acc)[i * 2 + 1]);
     }
-    // store_global(g_y, t_4, offsets=[row, nt * 64], dims=[0, 1])
+    // store_global(g_y, t_13, offsets=[row, nt * 64], dims=[0, 1])
     const int64_t at_5 = ((int64_t)(row + tid / 4 % 8) * 4096ll + (int64_t)(nt * 64 + (tid / 32 * 16 + tid % 4 * 2))) * 2ll;
     #pragma unroll
     for (int i = 0; i < 4; i++) {
-        if (row + tid / 4 % 8 + i % 2 * 8 < m) *reinterpret_cast<uint32_t*>(g_y + at_5 + (i % 2 * 32768 + i * 2 / 4 * 8) * 2) = reinterpret_cast<uint32_t*>(t_4)[i];
+        if (row + tid / 4 % 8 + i % 2 * 8 < m) *reinterpret_cast<uint32_t*>(g_y + at_5 + (i % 2 * 32768 + i * 2 / 4 * 8) * 2) = reinterpret_cast<uint32_t*>(t_13)[i];
     }
 }

@@ -9,6 +9,7 @@ from tests.instructions.harness import failure, run_body
 from tilus.dtypes import (
     bfloat16,
     codebook,
+    dtype_from_name,
     float4_e2m1,
     float6_e3m2,
     float8_e4m3,
@@ -35,7 +36,9 @@ CASES = [
 ] + [
     (float8_e4m3, float16),
     (float8_e5m2, float16),
+    (dtype_from_name("float7_e5m1"), float16),
     (NF4, float16),
+    (NF4, bfloat16),
     (codebook(2, (-1.0, -0.25, 0.25, 1.0)), float16),
     (uint4b, int8),
     (uint3b, int8),
@@ -70,12 +73,12 @@ def test_every_code_is_scaled_and_offset(dtype, target):
     codes = np.resize(np.asarray(plan.exact_codes, np.uint8), 32 * per_thread)
     np.random.default_rng(0).shuffle(codes)
     plan, have = unpacked(dtype, target, codes, per_thread)
-    values = dtype.decode(dtype.from_bits(codes)).astype(np.float64)
+    scaled = plan.scale * dtype.decode(dtype.from_bits(codes)).astype(np.float64)
     if dtype.kind == "codebook":
-        values = target.encode(values).astype(np.float64)
+        scaled = target.encode(scaled).astype(np.float64)
     lanes = plan.elements // len(plan.outputs)
     base = np.resize(np.repeat(plan.base, lanes), len(codes))
-    np.testing.assert_array_equal(plan.scale * values + base, have.astype(np.float64))
+    np.testing.assert_array_equal(scaled + base, have.astype(np.float64))
 
 
 def view_and_unpack(dtype, target, bits=None, per_thread=8, **options):

@@ -110,12 +110,9 @@ class Unpack(Instruction, name="unpack", methods=((RegisterTensor, "unpack"),)):
 
     def run(self, machine: Machine) -> None:
         plan, layout = self.plan, layout_of(self.x)
-        values = self.x.dtype.decode(machine[self.x]).astype(np.float64)
-        if self.x.dtype.kind == "codebook":
-            values = self.out.dtype.encode(values).astype(np.float64)
+        scaled = plan.scaled_values[self.x.dtype.to_bits(machine[self.x])]
         register = layout.owner_table()[1] % plan.elements // (plan.elements // len(plan.outputs))
         base = np.asarray(plan.base)[register].reshape(self.x.shape)
-        scaled = plan.scale * values
         # A base of 0 is not added: -0 stays.
         machine[self.out] = self.out.dtype.encode(np.where(base == 0, scaled, scaled + base))
 

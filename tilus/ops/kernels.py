@@ -14,15 +14,13 @@ widest vectors whatever the width of a code.
 
 from dataclasses import dataclass
 
-from tilus import dtypes
-from tilus.dtypes import DataType, int32, uint8, void_p
+from tilus.dtypes import DataType, bfloat16, float32, int32, uint8, void_p
 from tilus.ir.layout import RegisterLayout, local, resolve_dot_config, spatial
 from tilus.lang.script import Script
 from tilus.utils import cdiv
 
 WARPS = 4
 BLOCK_N = 64
-FLOAT16_MAX = 65504.0
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class TileFormat:
         """Where a tile's codes lie among the threads: the B operand of the tensor core."""
         config = resolve_dot_config(
             self.activation_dtype,
-            dtypes.float32,
+            float32,
             m=16,
             n=self.block_n,
             k=self.block_k,
@@ -101,7 +99,11 @@ class PackWeight(Script):
 
 
 class QuantizedMatmul(Script):
-    """y [M, N] = x [M, K] W^T for W in tiles: load bytes, view as codes, cast, scale, dot."""
+    """y [M, N] = x [M, K] W^T for W in tiles: load bytes, view as codes, cast, scale, dot.
+
+    It takes any type of weights, so x and the scaled weights are multiplied as sums of two bfloat16
+    numbers, which have float32's range: x is exact, and weights are rounded to 16 bits.
+    """
 
     def __init__(
         self,
@@ -118,12 +120,6 @@ class QuantizedMatmul(Script):
         self.has_zeros = has_zeros
         self.scale_dtype = scale_dtype
         self.block_m = block_m
-        # Codes whose value float16 cannot hold, and scales in float32, are multiplied in float32.
-        wide = (
-            float(tiles.weight_dtype.max_value) > FLOAT16_MAX
-            or scale_dtype != tiles.activation_dtype
-        )
-        self.compute_dtype = dtypes.float32 if wide else tiles.activation_dtype
 
     def __call__(
         self,
@@ -151,19 +147,27 @@ class QuantizedMatmul(Script):
 
         row = self.blockIdx.x * block_m
         nt = self.blockIdx.y
-        acc = self.register_tensor(dtype=dtypes.float32, shape=[block_m, block_n], init=0.0)
+        acc = self.register_tensor(dtype=float32, shape=[block_m, block_n], init=0.0)
         for kt in self.range(self.tiles.grid[0]):
             x = self.load_global(g_x, offsets=[row, kt * block_k], shape=[block_m, block_k])
             packed = self.load_global(
                 g_tiles, offsets=[kt, nt, 0], shape=[self.tiles.tile_bytes], dims=[2]
             )
             codes = self.view(packed, dtype=self.tiles.weight_dtype, layout=self.layout)
-            w = codes.to(self.compute_dtype)
+            w = codes.to(float32)
             group = kt * block_k // self.group_size
             if self.has_zeros:
                 zeros = self.load_global(g_zeros, offsets=[group, nt * block_n], shape=[1, block_n])
-                w -= zeros.to(self.compute_dtype)
+                w -= zeros.to(float32)
             scales = self.load_global(g_scales, offsets=[group, nt * block_n], shape=[1, block_n])
-            w *= scales.to(self.compute_dtype)
-            acc = self.dot(x, w.to(dtype), acc)
+            w *= scales.to(float32)
+            x_parts = [x] if dtype == bfloat16 else self.parts(x.to(float32))
+            for w_part in self.parts(w):
+                for x_part in x_parts:
+                    acc = self.dot(x_part, w_part, acc)
         self.store_global(g_y, acc.to(dtype), offsets=[row, nt * block_n])
+
+    def parts(self, tile):
+        """Two bfloat16 tiles whose sum is the float32 tile, to 16 bits."""
+        upper = tile.to(bfloat16)
+        return [upper, (tile - upper.to(float32)).to(bfloat16)]

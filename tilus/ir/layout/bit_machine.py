@@ -79,7 +79,7 @@ class UnpackPlan:
         placement: the (word, bit) of each bit of each element.
         steps: the program.
         outputs: the registers that hold the results, the first elements in the first.
-        scale: a power of two.
+        scale: a power of two; of codebooks any number, and `scale * value` is rounded to `target`.
         base: what is added in each output register.
         exact_codes: bit patterns that unpack to `scale * value + base` (nan to nan); the others,
             specials of `dtype` that `target` spells differently, unpack to finite numbers or inf.
@@ -101,6 +101,14 @@ class UnpackPlan:
         """The placement of the stored bits as a `BitLayout`."""
         table = [word * WORD_NBITS + bit for bits in self.placement for word, bit in bits]
         return BitLayout(self.elements, self.dtype.nbits, tuple(table))
+
+    @cached_property
+    def scaled_values(self) -> npt.NDArray[np.float64]:
+        """float64 (2^nbits,): `scale * value` of every bit pattern, for codebooks rounded."""
+        scaled = self.scale * code_values(self.dtype)
+        if self.dtype.kind == "codebook":
+            scaled = self.target.encode(scaled).astype(np.float64)
+        return scaled
 
     @property
     def issue_per_pair(self) -> float:
@@ -174,9 +182,8 @@ class UnpackPlan:
             )
 
     def _expected(self, codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-        values = code_values(self.dtype, self.target)[codes]
         lanes = self.elements // len(self.outputs)
-        return self.scale * values + np.repeat(self.base, lanes)
+        return self.scaled_values[codes] + np.repeat(self.base, lanes)
 
     def __str__(self) -> str:
         scaled = "value" if self.scale == 1 else f"{self.scale:g} * value"
@@ -212,13 +219,10 @@ class UnpackPlan:
         return [f"r{self.words + n} = {s}{notes[n]}" for n, s in enumerate(self.steps)]
 
 
-def code_values(dtype: DataType, target: DataType) -> npt.NDArray[np.float64]:
-    """float64 (2^nbits,): the number of every bit pattern; codebooks are rounded to `target`."""
+def code_values(dtype: DataType) -> npt.NDArray[np.float64]:
+    """float64 (2^nbits,): the number of every bit pattern."""
     codes = np.arange(1 << dtype.nbits, dtype=np.uint8)
-    values = dtype.decode(dtype.from_bits(codes))
-    if dtype.kind == "codebook":
-        values = target.encode(values)
-    return values.astype(np.float64)
+    return dtype.decode(dtype.from_bits(codes)).astype(np.float64)
 
 
 # ---- executing steps: one function a kind, found by table ------------------------------------
