@@ -1,35 +1,47 @@
 """What a launch costs in Python: arguments, grid, stream and workspaces, with the driver stubbed.
 
-    python benchmarks/launch_overhead.py
+    python benchmarks/launch_overhead.py        # writes benchmarks/results/launch_overhead.json
 
 No GPU is needed: torch's CPU tensors give the addresses, and a function that does nothing stands in
 for cuLaunchKernel and for torch's device queries. `bind` is the part that reads the arguments. The
 target is 5 us a launch.
+
+A library call is all of it from the operator of torch on: the checks of the operands, finding what
+was prepared from the weight, and the launch. Beside it stands what torch takes for an operator of
+the same arguments that does nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import platform
 import statistics
 import sys
 import timeit
-from contextlib import nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import torch
 from tabulate import tabulate
 
+import tilus
 from tilus.codegen.source import CudaSource, Workspace
 from tilus.ir.expr import const, mul
 from tilus.ir.parser import parse_program
+from tilus.nn import QuantizedLinear
+from tilus.ops.library import OPERANDS
 from tilus.runtime.build import Binary, Code
 from tilus.runtime.cuda import Cuda, CudaKernel
 from tilus.target import DEFAULT_TARGET
 
 TARGET_MICROSECONDS = 5.0
 CALLS = 2000
+RESULTS = Path(__file__).parent / "results" / "launch_overhead.json"
+M, N, K, GROUP = 16, 4096, 4096, 128
 
 ADD = "(n: int32 % 16, x: ~float32 % 16, y: ~float32 % 16) blocks=[(n + 255) // 256]"
 MATMUL = (
@@ -93,6 +105,57 @@ def cases():
     yield "the same, 2 workspaces", make_kernel(MATMUL, split_k_workspaces), matmul
 
 
+# ---- library calls -------------------------------------------------------------------------------
+
+
+@contextmanager
+def compiled_kernels_on_the_cpu():
+    """CPU tensors are taken for CUDA tensors: kernels are compiled, and launched by the stub."""
+    cuda = LoadedCuda()
+    with ExitStack() as stack:
+        # Read from the environment at every call, as the default is.
+        stack.enter_context(patch.dict(os.environ, TILUS_ENGINE="cuda"))
+        runtime = "tilus.runtime."
+        for name, stub in (
+            (runtime + "launch.is_compiled_for", lambda device: True),
+            (runtime + "launch.target_of", lambda device: DEFAULT_TARGET),
+            (runtime + "cuda.connect", lambda: cuda),
+        ):
+            stack.enter_context(patch(name, stub))
+        yield
+
+
+def idle_operator():
+    """An operator of torch with the arguments of `matmul.out` that does nothing."""
+    library = torch.library.Library("tilus_benchmark", "DEF")
+    library.define(f"idle.out({OPERANDS}, *, Tensor(a!) out) -> ()")
+    library.impl("idle.out", lambda *_, out: None, "CPU")
+    return library, torch.ops.tilus_benchmark.idle.out
+
+
+def library_calls():
+    """(name, function) of each row; the weight is prepared by the first call."""
+    random = torch.Generator().manual_seed(0)
+    weight = tilus.ops.quantize(torch.randn(N, K, generator=random), tilus.uint4b, GROUP)
+    x, out = torch.zeros(M, K).half(), torch.zeros(M, N).half()
+    bias = torch.zeros(N).half()
+    parts = (weight.data, weight.scales, weight.zeros)
+    meaning = (weight.dtype.name, weight.shape, weight.group_size, weight.zero)
+    matmul, layer = torch.ops.tilus.matmul.out, QuantizedLinear.from_quantized(weight)
+    held, idle = idle_operator()
+    size = f"{M}x{N}x{K}"
+    yield (
+        f"torch alone: out form, {size}",
+        lambda held=held: idle(x, *parts, None, *meaning, out=out),
+    )
+    yield f"library call: out form, {size}", lambda: matmul(x, *parts, None, *meaning, out=out)
+    yield f"library call: with a bias, {size}", lambda: matmul(x, *parts, bias, *meaning, out=out)
+    yield f"library call: QuantizedLinear, {size}", lambda: layer(x)
+
+
+# ---- measuring -----------------------------------------------------------------------------------
+
+
 def microseconds(function, repeats):
     """(median, least) of `repeats` measurements of CALLS calls each, for one call."""
     function()
@@ -104,19 +167,40 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--repeats", type=int, default=30, help="measurements (default: 30)")
     repeats = parser.parse_args().repeats
-    rows = []
+    launches = []
     for name, kernel, values in cases():
         launch = microseconds(lambda k=kernel, v=values: k.launch(v), repeats)
         bind = microseconds(lambda k=kernel, v=values: k._bind(v), repeats)
-        rows.append((name, *launch, bind[0]))
-    print(f"command: python {' '.join(sys.argv)}")
-    print(f"machine: {processor()}, {platform.system()} {platform.release()}")
-    print(f"python:  {platform.python_version()}, torch {torch.__version__}")
-    headings = ("launch of", "median us", "least us", "of it bind, us")
-    print(tabulate(rows, headings, floatfmt=".2f"))
-    worst = max(row[1] for row in rows)
-    print(f"worst median {worst:.2f} us; target {TARGET_MICROSECONDS:.0f} us")
+        launches.append((name, *launch, bind[0]))
+    with compiled_kernels_on_the_cpu():
+        calls = [(name, *microseconds(call, repeats)) for name, call in library_calls()]
+    environment = {
+        "command": f"python {' '.join(sys.argv)}",
+        "machine": f"{processor()}, {platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "tilus": tilus.__version__,
+    }
+    report(environment, launches, calls)
+    worst = max(row[1] for row in launches)
+    print(f"worst median of a launch {worst:.2f} us; target {TARGET_MICROSECONDS:.0f} us")
     return 0 if worst <= TARGET_MICROSECONDS else 1
+
+
+def report(environment, launches, calls):
+    """Print the tables, and write all of it to RESULTS."""
+    for key, value in environment.items():
+        print(f"{key + ':':9}{value}")
+    headings = ("launch of", "median us", "least us", "of it bind, us")
+    print(tabulate(launches, headings, floatfmt=".2f"))
+    print(tabulate(calls, ("call", *headings[1:3]), floatfmt=".2f"))
+    keys = ("name", "median_us", "least_us", "bind_us")
+    log = {
+        **environment,
+        "launches": [dict(zip(keys, row, strict=True)) for row in launches],
+        "calls": [dict(zip(keys[:3], row, strict=True)) for row in calls],
+    }
+    RESULTS.write_text(json.dumps(log, indent=1) + "\n")
 
 
 def processor():

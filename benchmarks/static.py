@@ -51,7 +51,7 @@ from tilus.demo import parse_types
 from tilus.dtypes import DataType, dtype_from_name, float16
 from tilus.errors import TilusError
 from tilus.lang.script import Script
-from tilus.ops import large_m, small_m
+from tilus.ops import large_schedule, small_m
 from tilus.ops.blobs import LANES, BlobFormat, pack_blobs
 from tilus.ops.large_m import LargeMatmul
 from tilus.ops.lean import COLUMNS, SMS, split_of
@@ -188,7 +188,7 @@ def kernel_for(case: Case, blobs: BlobFormat, scheduled: BlobFormat) -> Script:
         schedule = small_m.Schedule.of(scheduled, split, room)
         return SmallMatmul(blobs, schedule, epilogue, columns_for(case.m), zero)
     room = target_from_name(case.arch).properties.shared_memory_per_block
-    schedule = large_m.Schedule.of(scheduled, case.m, shared_bytes=room)
+    schedule = large_schedule.Schedule.of(scheduled, case.m, shared_bytes=room)
     return LargeMatmul(blobs, schedule, epilogue, zero)
 
 
@@ -239,7 +239,7 @@ def large_subject(
     blobs, schedule = script.blobs, script.schedule
     token_blocks = cdiv(case.m, schedule.block_m)
     loaded = schedule.blobs * schedule.depth  # blobs of a step
-    weights //= schedule.halves
+    weights //= schedule.sharers
     return Subject(
         script,
         arguments,
@@ -247,10 +247,17 @@ def large_subject(
         matrix=weights // WEIGHTS_OF_MATRIX * (schedule.tokens // COLUMN),
         schedule=asdict(schedule),
         warps=schedule.warps,
-        blocks=cdiv(blobs.n_tiles, schedule.blobs) * token_blocks,
+        blocks=blocks_of(schedule, schedule.tiles_n(blobs) * token_blocks),
         unpacked=schedule.columns * token_blocks,
         in_flight=(schedule.stages - 1) * loaded * blobs.weight_bytes,
     )
+
+
+def blocks_of(schedule: large_schedule.Schedule, tiles: int) -> int:
+    """Tiles of whole waves have a block each, those of the last one share what is left."""
+    whole = tiles - tiles % schedule.multiprocessors if schedule.split > 1 else tiles
+    rest = tiles - whole
+    return whole + rest * min(schedule.multiprocessors // max(rest, 1), schedule.split)
 
 
 def compiled(subject: Subject, arch: str) -> Binary:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import pytest
 import torch
@@ -13,8 +14,9 @@ from torch import nn
 
 import tilus
 from tilus import TilusError
-from tilus.nn import QuantizedLinear, quantize_model
+from tilus.nn import QuantizedLinear, quantize_model, warmup
 from tilus.ops import NF4, QuantizedTensor, matmul, quantize
+from tilus.runtime import launch
 
 HIDDEN, KV, INNER, HEADS, VOCABULARY = 576, 192, 320, 9, 50  # K = 576 and N = 192 as in SmolLM2
 
@@ -398,3 +400,91 @@ def test_a_quantised_tensor_makes_a_layer_without_copying():
     weight = quantize(torch.randn(8, 64), tilus.uint4b, 64)
     layer = QuantizedLinear.from_quantized(weight)
     assert layer.codes is weight.data and isinstance(layer.weight, QuantizedTensor)
+
+
+# ---- before serving ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nothing_compiled(tmp_path, monkeypatch):
+    monkeypatch.setenv("TILUS_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(launch, "_kernels", WeakKeyDictionary())
+
+
+def alike(count: int, bias: bool = False) -> nn.Module:
+    """Layers of one shape, and an odd one."""
+    layers = [nn.Linear(64, 64, bias=bias) for _ in range(count)]
+    model = nn.Sequential(*layers, nn.Linear(64, 24))
+    quantize_model(model, tilus.uint4b, group_size=64, progress=False)
+    return model
+
+
+@pytest.mark.usefixtures("nothing_compiled")
+def test_layers_of_equal_shape_are_warmed_up_once():
+    model = alike(3)
+    report = warmup(model, tokens=(1, 8), progress=False)
+    assert (2, 2, 0) == (report.kernels, report.compiled, report.found)
+    again = warmup(model, tokens=(1, 8), progress=False)
+    assert (2, 0, 2) == (again.kernels, again.compiled, again.found)
+
+
+@pytest.mark.usefixtures("nothing_compiled")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_the_activations_are_those_of_the_model(dtype: torch.dtype):
+    """The odd layer's bias was converted with the model."""
+    report = warmup(alike(1, bias=True).to(dtype), tokens=(1,), progress=False)
+    model = alike(1, bias=True).to(dtype)
+    assert 2 == report.kernels
+    assert 0 == warmup(model, (1,), dtype, progress=False).compiled
+    other = torch.float16 if dtype == torch.bfloat16 else torch.bfloat16
+    assert 2 == warmup(model, (1,), other, progress=False).compiled
+
+
+@pytest.mark.usefixtures("nothing_compiled")
+def test_a_progress_bar_tells_of_kernels(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.delenv("TTY_COMPATIBLE", raising=False)
+    warmup(alike(1), tokens=(1,))
+    captured = capsys.readouterr()
+    assert (True, "") == ("compiling kernels" in captured.err, captured.out)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "words"),
+    [
+        (lambda: nn.Sequential(nn.Linear(4, 4)), {}, ["no quantised layer", "quantize_model"]),
+        (lambda: alike(1).to("meta"), {}, ["a weight on meta"]),
+        (lambda: alike(1), {"tokens": (0,)}, ["numbers of tokens are positive"]),
+        (lambda: alike(1), {"dtype": torch.float32}, ["activations of this dtype"]),
+    ],
+)
+def test_a_model_that_cannot_be_warmed_up(model, options, words: list[str]):
+    with pytest.raises(TilusError) as info:
+        warmup(model(), **{"progress": False, **options})
+    for word in words:
+        assert word in str(info.value)
+
+
+def test_a_layer_without_gradients_multiplies_the_same():
+    """Without them the operator is called below torch's own machinery for gradients."""
+    layer = make_layer()
+    x = torch.randn(3, 96)
+    expected = layer(x)
+    assert expected.requires_grad
+    with torch.no_grad():
+        assert torch.equal(expected, layer(x)) and not layer(x).requires_grad
+    with torch.inference_mode():
+        assert torch.equal(expected, layer(x))
+    frozen = make_layer(bias=False)
+    assert not frozen(x).requires_grad and frozen(x.requires_grad_()).requires_grad
+
+
+def test_a_bias_may_come_and_go():
+    layer = make_layer(bias=False)
+    x = torch.randn(3, 96)
+    without = layer(x)
+    assert ["codes", "scales", "_extra_state"] == list(layer.state_dict())
+    layer.bias = nn.Parameter(torch.ones(40))
+    torch.testing.assert_close(without + 1, layer(x))
+    layer.bias = None
+    assert torch.equal(without, layer(x))

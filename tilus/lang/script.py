@@ -218,8 +218,15 @@ class Script(metaclass=ScriptMeta):
 
     def program(self, *args: Any, **kwargs: Any) -> Program:
         """The compiled program (after every pass) for these call arguments; nothing runs."""
+        return self.specialise(*args, **kwargs).program
+
+    def specialise(self, *args: Any, **kwargs: Any) -> Specialisation:
+        """The kernel for call arguments like these, made once; nothing is compiled or run.
+
+        An address may stand for a tensor where the parameter is a `void_p`.
+        """
         signature = self._signature()
-        return self._specialised(signature, signature.bind(args, kwargs)).program
+        return self._specialised(signature, signature.bind(args, kwargs))
 
     def source_program(self, *args: Any, **kwargs: Any) -> Program:
         """The program as written, before any pass."""

@@ -2,5 +2,6 @@
 
 from tilus.nn.convert import Report, quantize_model
 from tilus.nn.linear import QuantizedLinear
+from tilus.nn.warmup import warmup
 
-__all__ = ["QuantizedLinear", "Report", "quantize_model"]
+__all__ = ["QuantizedLinear", "Report", "quantize_model", "warmup"]

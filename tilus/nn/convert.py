@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import torch
-from rich.console import Console
-from rich.progress import Progress
 from tabulate import tabulate
 
 from tilus.dtypes import DataType
@@ -24,6 +22,7 @@ from tilus.errors import TilusError
 from tilus.nn.linear import QuantizedLinear
 from tilus.ops.quantize import check_choices, check_weight, quantize
 from tilus.ops.storage import QuantizedTensor
+from tilus.ops.warmup import progress_bar
 
 Linear = torch.nn.Linear
 GROUP_SIZES = (256, 128, 64, 32, 16)
@@ -129,7 +128,7 @@ def quantize_model(
     shared, skipped = _plan(model, skip)
     _check_weights(shared)
     layers: list[Layer] = []
-    with _progress_bar(progress) as bar:
+    with progress_bar(progress) as bar:
         task = bar.add_task("", total=len(shared))
         while shared:  # what is replaced is let go
             one = shared.pop(0)
@@ -142,13 +141,6 @@ def quantize_model(
             layers += _reports(one, weight, note)
             bar.advance(task)
     return Report(tuple(layers), tuple(skipped))
-
-
-def _progress_bar(wanted: bool) -> Progress:
-    """On standard error, and only where somebody watches."""
-    console = Console(stderr=True)
-    watched = console.is_terminal or console.is_jupyter
-    return Progress(console=console, disable=not (wanted and watched), transient=True)
 
 
 def fit_group(k: int, group_size: int) -> tuple[int, str]:

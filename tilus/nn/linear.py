@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from tilus.dtypes import DataType, storage_nbytes
 from tilus.errors import TilusError
+from tilus.ops.matmul import call_operator
 from tilus.ops.quantize import quantize
 from tilus.ops.storage import QuantizedTensor, check_code_type, check_groups, forget_packed
 from tilus.tensor import Device
@@ -74,7 +75,7 @@ class QuantizedLinear(torch.nn.Module):
         self.register_buffer("scales", per_group)
         self.register_buffer("zeros", per_group.clone() if zeros else None)
         initial = torch.zeros(out_features, dtype=scale_dtype, device=device) if bias else None
-        self.bias = None if initial is None else torch.nn.Parameter(initial)
+        self.register_parameter("bias", initial if initial is None else torch.nn.Parameter(initial))
         self.weight.check()
         self.register_load_state_dict_post_hook(_forget_packed)
 
@@ -146,13 +147,13 @@ class QuantizedLinear(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., K] -> [..., N] of x's dtype; errors are those of `tilus.ops.matmul`."""
-        matmul: Any = torch.ops.tilus.matmul
-        return matmul.default(
+        buffers = self._buffers  # an attribute of a module that is a tensor costs 0.4 us
+        return call_operator(
             x,
-            self.codes,
-            self.scales,
-            self.zeros,
-            self.bias,
+            cast(torch.Tensor, buffers["codes"]),
+            cast(torch.Tensor, buffers["scales"]),
+            buffers["zeros"],
+            self._parameters["bias"],
             self.dtype.name,
             (self.out_features, self.in_features),
             self.group_size,

@@ -4,5 +4,6 @@ from tilus.ops import library  # registers the operators of torch
 from tilus.ops.matmul import matmul
 from tilus.ops.quantize import NF4, quantize
 from tilus.ops.storage import QuantizedTensor
+from tilus.ops.warmup import warmup
 
-__all__ = ["NF4", "QuantizedTensor", "library", "matmul", "quantize"]
+__all__ = ["NF4", "QuantizedTensor", "library", "matmul", "quantize", "warmup"]

@@ -2,23 +2,30 @@
 
     y^T [n, m] = W [n, k] x^T [k, m]
 
-Each warp multiplies blobs of 64 of n with 32 or 64 tokens. Warps share n, the tokens and, where
-there are too few of both, k; blobs and tokens pass through a ring of stages in shared memory.
+Each warp multiplies 16, 32 or 64 of n with up to 256 tokens, so that a weight is unpacked once for
+all of them. Warps share n, the tokens and, where there are too few of both, k; blobs and tokens
+pass through a ring of stages in shared memory. In the last wave blocks share the k of a tile.
 
-The surprise: unlike the kernel for few tokens, this one subtracts bases and the zero point from
+Two surprises. Unlike the kernel for few tokens, this one subtracts bases and the zero point from
 the weights. That takes half an instruction a weight, of which there are plenty here. To have the
 tensor core correct the sums instead, with constant fragments beside the four of weights, would
 take a fifth of what this kernel is bound by.
+And sums are kept in units of the scale of the group in hand: where a group begins, they are
+multiplied with the last scale over the next one. So the tensor core adds to them directly, and
+scales stay exact in float32 without a second set of sums. It asks for scales whose quotients are
+finite (`scales_are_steady`).
 """
 # A kernel's annotations are the language (`~uint8` is a pointer), not Python types.
 # pyright: reportInvalidTypeForm=false, reportUnknownParameterType=false
 # pyright: reportMissingParameterType=false, reportOperatorIssue=false
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportOptionalMemberAccess=false
 
-from dataclasses import dataclass, replace
-from itertools import product
+import math
+from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from tilus.dtypes import float16, float32, int32, uint8, uint32, void_p
 from tilus.errors import TilusError
@@ -30,154 +37,29 @@ from tilus.ir.layout import (
     find_atomic_mma,
     mma_dot_config,
     register_layout,
-    shared_layout,
     shared_row_major,
     spatial,
 )
 from tilus.lang.script import Script
-from tilus.ops.blobs import LANES, PART, ROW_TILES, TOKENS, VECTOR, WIDEST_SCALE, BlobFormat
+from tilus.ops.blobs import LANES, PART, TOKENS, VECTOR, WIDEST_SCALE, BlobFormat
+from tilus.ops.large_schedule import Schedule
 from tilus.ops.small_m import Epilogue
 from tilus.utils import cdiv
 
-WARPS = 8
-STAGES = 4  # at most: three are on their way while one is multiplied
-SHARED_BYTES = 163 * 1024  # of a block (CUDA guide, "Compute Capabilities": 8.0)
-MOST_TOKENS = 64  # of a warp
-UNPACKING = 16  # tokens that take as long to multiply as their weights to unpack, about
+CONFLICT_FREE = 6  # bits of the elements of 16 bits that shared memory serves at a time
+LEAST_NORMAL = 2.0**-100  # of scales, so that their reciprocals are finite
+WIDEST_QUOTIENT = 2.0**40  # of two scales of a row; float16's are no further apart
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """How a block is cut.
-
-    Attributes:
-        rows: warps along n.
-        depth: warps along k, which share the chunks of a step and add up in the end.
-        columns: warps along the tokens.
-        tokens: of a warp, a multiple of 8.
-        stages: of the ring in shared memory, at least 2.
-        tiles: of 16 of n, that a warp multiplies: 4, a blob, or 2, half a blob. With 2 there are
-            registers for twice the tokens, so that each weight is unpacked half as often.
-        scale_weights: scales multiply weights, rounded to the activations' type, in place of the
-            sums of a group. That needs half the accumulators, but is less accurate.
+def scales_are_steady(scales: torch.Tensor) -> bool:
+    """Whether sums can be kept in units of any of `scales` [groups, n]: finite, not zero or nearly
+    so, and those of a row at most `WIDEST_QUOTIENT` apart.
     """
-
-    rows: int
-    depth: int
-    columns: int
-    tokens: int
-    stages: int
-    tiles: int = 2
-    scale_weights: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("rows", "depth", "columns"):
-            count = getattr(self, name)
-            if count < 1 or count & (count - 1):
-                raise TilusError(
-                    "the warps of a block are shared out by powers of two",
-                    found=f"{name} = {count}",
-                )
-        if self.tiles not in (2, ROW_TILES) or self.rows * self.tiles < ROW_TILES:
-            raise TilusError(
-                "a block multiplies whole blobs",
-                found=f"{self.rows} warps of {self.tiles} x 16 rows",
-                expected="tiles = 4, or tiles = 2 and at least 2 rows of warps",
-            )
-        sets = 1 if self.scale_weights else 2
-        most = 256 // (sets * self.tiles)
-        if self.tokens % TOKENS or not TOKENS <= self.tokens <= most or self.stages < 2:
-            raise TilusError(
-                "the schedule does not fit registers and ring",
-                found=f"{self.tokens} tokens a warp, {self.stages} stages",
-                expected=f"8, 16, .. {most} tokens, and at least 2 stages",
-            )
-
-    @property
-    def warps(self) -> int:
-        return self.rows * self.depth * self.columns
-
-    @property
-    def blobs(self) -> int:
-        """Of a block, along n."""
-        return self.rows * self.tiles // ROW_TILES
-
-    @property
-    def halves(self) -> int:
-        """Warps that share a blob."""
-        return ROW_TILES // self.tiles
-
-    @property
-    def block_m(self) -> int:
-        """Tokens of a block."""
-        return self.columns * self.tokens
-
-    def stage_bytes(self, blobs: BlobFormat) -> int:
-        """Of the weights and the tokens of a step."""
-        row = self.depth * blobs.chunk + blobs.span  # a span is left out between rows
-        x_bytes = self.block_m * row * blobs.activation.nbits // 8
-        return self.blobs * self.depth * blobs.blob_bytes + x_bytes
-
-    @property
-    def exchange_bytes(self) -> int:
-        """Through which warps that share k add up 8 tokens at a time, beside the ring."""
-        return self.warps * 16 * self.tiles * TOKENS * 4 if self.depth > 1 else 0
-
-    def steps(self, blobs: BlobFormat) -> int:
-        """Turns that a block takes over k."""
-        return cdiv(blobs.chunks, self.depth)
-
-    @staticmethod
-    def of(
-        blobs: BlobFormat,
-        m: int,
-        *,
-        scale_weights: bool = False,
-        multiprocessors: int = 132,
-        shared_bytes: int = SHARED_BYTES,
-    ) -> "Schedule":
-        """The schedule for `m` tokens whose waves of blocks take the fewest products in a row.
-
-        Raises: TilusError where no two stages fit in `shared_bytes`.
-        """
-        found = _schedules(blobs, m, 4 if scale_weights else 2, scale_weights, shared_bytes)
-        if not found:
-            raise TilusError(
-                "no two stages of weights and tokens fit in shared memory",
-                found=f"{shared_bytes} bytes",
-                hint="the kernel for few tokens needs less",
-            )
-
-        def cost(schedule: Schedule) -> tuple[int, int]:
-            # To add up takes about as long as half a step for each warp that has a share.
-            steps = schedule.steps(blobs) + schedule.depth // 2
-            blocks = cdiv(m, schedule.block_m) * cdiv(blobs.n_tiles, schedule.blobs)
-            waves = cdiv(blocks, multiprocessors)
-            return waves * steps * (schedule.tokens + UNPACKING), schedule.stage_bytes(blobs)
-
-        return min(found, key=cost)
-
-
-def _schedules(
-    blobs: BlobFormat, m: int, tiles: int, scale_weights: bool, shared_bytes: int
-) -> list[Schedule]:
-    """Those of 8 warps that fit in shared memory."""
-    found: list[Schedule] = []
-    powers = [1 << bit for bit in range(WARPS.bit_length())]
-    for rows, depth in product(powers, powers):
-        columns = WARPS // rows // depth
-        if columns == 0 or rows * tiles < ROW_TILES:
-            continue
-        for most in (MOST_TOKENS, MOST_TOKENS // 2, MOST_TOKENS // 4):
-            blocks = cdiv(m, columns * most)
-            tokens = cdiv(cdiv(m, blocks * columns), 2 * TOKENS) * 2 * TOKENS
-            ring = Schedule(rows, depth, columns, tokens, STAGES, tiles, scale_weights)
-            room = shared_bytes - ring.exchange_bytes
-            stages = min(STAGES, room // ring.stage_bytes(blobs), ring.steps(blobs) + 1)
-            if stages >= 2:
-                found.append(replace(ring, stages=stages))
-                break
-    return found
+    sizes = scales.abs().double()
+    least, most = sizes.amin(0), sizes.amax(0)
+    return bool(
+        ((least >= LEAST_NORMAL) & most.isfinite() & (most <= least * WIDEST_QUOTIENT)).all()
+    )
 
 
 @dataclass(frozen=True)
@@ -214,20 +96,23 @@ class LargeMatmul(Script):
             for part in range(blobs.chunk // PART)
         ]
         self.cuts = [(0, blobs.weight_bytes), (blobs.weight_bytes, blobs.blob_bytes)]
+        least = self.steps // schedule.split  # steps of a block
         self.ragged = (
             blobs.n_tiles % schedule.blobs + blobs.chunks % schedule.depth > 0
-            or schedule.stages > self.steps + 1
+            or schedule.stages > least + 1
         )
+        self.rescales = not schedule.scale_weights and blobs.group < blobs.k
         self.subtracts_zeros = blobs.has_zeros and (schedule.scale_weights or _half(blobs))
         self.sums_x = blobs.has_zeros and not self.subtracts_zeros
+        self.weight_factor, self.scale_factor = self._factors()
+        self.weight_scale = blobs.plan.scale * self.weight_factor
         self.offsets = self._offsets(0.0 if blobs.has_zeros else zero)
-        self.x_factor, self.scale_factor = self._factors()
-        self.factor = 1.0 / (blobs.plan.scale * self.x_factor * self.scale_factor)
+        self.factor = 1.0 / (self.weight_scale * self.scale_factor)
         self._shared_layouts()
         self._register_layouts()
 
     def _factors(self) -> tuple[float, float]:
-        """Of x and of the scales: weights of bfloat16 that are floats come out tiny."""
+        """Of the weights or their scales: floats unpacked to bfloat16 come out tiny."""
         if self.schedule.scale_weights:
             return 1.0, min(1.0 / self.blobs.plan.scale, WIDEST_SCALE)
         return self.blobs.x_factor, 1.0
@@ -236,7 +121,7 @@ class LargeMatmul(Script):
         """What is subtracted from the elements of each register of a thread, in turn."""
         plan, dtype = self.blobs.plan, self.blobs.activation
         lanes = [b for b in plan.base for _ in range(plan.elements // len(plan.base))]
-        offsets = [b + plan.scale * zero for b in lanes]
+        offsets = [b * self.weight_factor + self.weight_scale * zero for b in lanes]
         if not np.array_equal(dtype.encode(np.array(offsets)).astype(np.float64), offsets):
             raise TilusError(
                 f"the zero point is not exact in {dtype} beside the bases of the weights",
@@ -252,14 +137,14 @@ class LargeMatmul(Script):
         """Rows that threads touch at a time fall into different banks: apart, or swizzled."""
         s, blobs = self.schedule, self.blobs
         # Quarters of a warp load the span of two tokens at a time, or of four: together 128 bytes.
-        row = s.depth * blobs.chunk + blobs.span
-        shape = (s.stages, s.block_m, s.depth * blobs.chunk)
-        self.s_x_layout = shared_layout(shape, shape, (s.block_m * row, row, 1))
+        x_shape = (s.stages, s.block_m, s.depth * blobs.chunk)
+        piece = blobs.span.bit_length() - 1
+        self.s_x_layout = _swizzled(x_shape, piece, CONFLICT_FREE - piece)
         y_shape = (2, s.columns * TOKENS, s.blobs * blobs.block_n)
         # Together threads store pieces of 8 numbers of 8 tokens, or, if they are wide, of every
         # second token.
         wide = self.epilogue.out_dtype == float32
-        self.s_y_layout = _swizzled(y_shape, 3, *((2, 1) if wide else (3, 0)))
+        self.s_y_layout = _swizzled(y_shape, 3, 2 if wide else 3, int(wide))
 
     def _register_layouts(self) -> None:
         s, blobs = self.schedule, self.blobs
@@ -279,15 +164,14 @@ class LargeMatmul(Script):
         """How threads load codes, and scales, of their warps' blobs or halves of blobs."""
         s, blobs = self.schedule, self.blobs
         vectors = blobs.part_bytes // (LANES * VECTOR)
-        # Halves of an odd number of vectors: both warps load all of them.
-        self.split = s.halves if vectors % s.halves == 0 else 1
-        codes = [s.blobs, s.depth, self.split, vectors // self.split, LANES, VECTOR]
-        whole = self.split < s.halves
-        threads = [0, -s.halves if whole else 2, 1, -s.columns, 4]
-        registers = [2, 3, 5] if whole else [3, 5]
-        self.bytes_layout = register_layout(codes, codes, threads, registers)
-        size = blobs.group_bytes // TOKENS // s.halves
-        scales = [s.blobs, s.depth, TOKENS, s.halves, size]
+        # What the warps of a blob cannot share evenly, they load together and pick from.
+        self.shared_out = math.gcd(vectors, s.sharers)
+        self.picked = s.sharers // self.shared_out
+        codes = [s.blobs, s.depth, self.shared_out, vectors // self.shared_out, LANES, VECTOR]
+        threads = [0, 2, -self.picked, 1, -s.columns, 4]
+        self.bytes_layout = register_layout(codes, codes, threads, [3, 5])
+        size = blobs.group_bytes // TOKENS // s.sharers
+        scales = [s.blobs, s.depth, TOKENS, s.sharers, size]
         self.scale_bytes_layout = register_layout(scales, scales, [0, 3, 1, -s.columns, 2, -4], [4])
 
     def _x_layout(self) -> RegisterLayout:
@@ -301,7 +185,9 @@ class LargeMatmul(Script):
 
     def __call__(self, m: int32, x_ptr: void_p, blobs_ptr: ~uint8, bias_ptr: void_p, y_ptr: void_p):
         blobs, s, stages = self.blobs, self.schedule, self.schedule.stages
-        self.attrs.blocks = [cdiv(m, s.block_m), cdiv(blobs.n_tiles, s.blobs)]
+        tiles_m = cdiv(m, s.block_m)
+        whole, parts = self.waves(tiles_m * s.tiles_n(blobs))
+        self.attrs.blocks = [whole + (tiles_m * s.tiles_n(blobs) - whole) * parts]
         self.attrs.warps = s.warps
         g_x = self.global_view(x_ptr, dtype=blobs.activation, shape=[m, blobs.padded_k])
         g_w = self.global_view(
@@ -313,20 +199,55 @@ class LargeMatmul(Script):
         self.annotate_layout(s_x, self.s_x_layout)
         s_w = self.shared_tensor(dtype=uint8, shape=[stages, s.blobs, s.depth * blobs.blob_bytes])
         self.annotate_layout(s_w, shared_row_major(stages, s.blobs, s.depth * blobs.blob_bytes))
-        row = self.blockIdx.x * s.block_m
-        nt = self.blockIdx.y * s.blobs
+        tile, part, shares = self.share(whole, parts)
+        row = tile % tiles_m * s.block_m
+        nt = tile // tiles_m * s.blobs
+        begin = self.steps * part // shares
+        end = self.steps * (part + 1) // shares
         for stage in self.ring[:-1]:
-            self.fetch(g_x, g_w, s_x, s_w, row, nt, stage, stage)
+            self.fetch(g_x, g_w, s_x, s_w, row, nt, begin + stage, stage)
             self.copy_async_commit_group()
         ones = self.register_tensor(dtype=blobs.activation, shape=[s.warps, 16, 16], init=1.0)
+        unit = self.register_tensor(dtype=float32, shape=[s.warps, 16 * s.tiles, 1], init=1.0)
         acc = [self.accumulator() for _ in self.columns]
-        for step in self.range(self.steps):
-            self.step(g_x, g_w, s_x, s_w, ones, acc, row, nt, step, step % stages)
+        slot: int32 = 0
+        last: int32 = stages - 1
+        for step in self.range(begin, end):
+            self.copy_async_wait_group(stages - 2)
+            self.sync()
+            if step + stages - 1 < end:
+                # That it is a step of k is no news, but known to the checks of bounds.
+                following = min(step + stages - 1, self.steps - 1)
+                self.fetch(g_x, g_w, s_x, s_w, row, nt, following, last)
+            self.copy_async_commit_group()
+            self.multiply_step(s_x[slot], s_w[slot], ones, unit, acc)
+            last = slot
+            slot = self.where(slot == stages - 1, 0, slot + 1)
         self.copy_async_wait_all()
         self.sync()
         self.free_shared(s_x)
         self.free_shared(s_w)
-        self.finish(m, bias_ptr, y_ptr, acc, row, nt)
+        sums = [self.total_of(acc[c], unit) for c in self.columns]
+        if s.split == 1:
+            self.finish(m, bias_ptr, y_ptr, sums, row, nt)
+        else:
+            self.add_up(m, bias_ptr, y_ptr, sums, row, nt, tile - whole, part, shares)
+
+    def waves(self, tiles):
+        """Tiles of the waves that fill all multiprocessors, and blocks for each of the others."""
+        s = self.schedule
+        if s.split == 1:
+            return tiles, 1
+        whole = tiles // s.multiprocessors * s.multiprocessors
+        return whole, min(s.multiprocessors // max(tiles - whole, 1), s.split)
+
+    def share(self, whole, parts):
+        """The tile of a block, and which part of how many parts of its k."""
+        if self.schedule.split == 1:
+            return self.blockIdx.x, 0, 1
+        beyond = max(self.blockIdx.x - whole, 0)
+        shares = self.where(self.blockIdx.x < whole, 1, parts)
+        return min(self.blockIdx.x, whole + beyond // parts), beyond % parts, shares
 
     def accumulator(self):
         shape = [self.schedule.warps, 16 * self.schedule.tiles, TOKENS]
@@ -347,55 +268,52 @@ class LargeMatmul(Script):
                 check_bounds=self.ragged,
             )
 
-    def step(self, g_x, g_w, s_x, s_w, ones, acc, row, nt, step, stage):
+    def multiply_step(self, x, w, ones, unit, acc):
         """Multiply the blobs of one step, while those of the next ones are on their way."""
-        blobs, s, stages = self.blobs, self.schedule, self.schedule.stages
-        self.copy_async_wait_group(stages - 2)
-        self.sync()
-        if step + stages - 1 < self.steps:
-            self.fetch(
-                g_x, g_w, s_x, s_w, row, nt, step + stages - 1, (stage + stages - 1) % stages
-            )
-        self.copy_async_commit_group()
-        mine = self.reshape_shared(s_w[stage], [s.blobs, s.depth, blobs.blob_bytes])
+        blobs, s = self.blobs, self.schedule
+        mine = self.reshape_shared(w, [s.blobs, s.depth, blobs.blob_bytes])
         tokens = self.reshape_shared(
-            s_x[stage], [len(self.columns), s.columns, TOKENS, s.depth, blobs.chunk]
+            x, [len(self.columns), s.columns, TOKENS, s.depth, blobs.chunk]
         )
-        words = self.words(mine, 0)
-        sums = [(None, None)] * len(self.columns)
+        scale, zero, x_sums = None, None, [None for _ in self.columns]
         for part, spans in self.parts:
-            w = self.weights(words)
-            if part + 1 < len(self.parts):
-                words = self.words(mine, part + 1)  # on their way while this part is multiplied
+            weights = self.weights(self.words(mine, part))
             for span in spans:
-                factors = self.factors(mine, span)
-                a = self.left(w, span, factors)
-                sums = [
-                    self.multiply(tokens, ones, acc[c], sums[c], a, factors, c, span)
+                if span.starts:
+                    scale, zero = self.factors(mine, span)
+                    self.begin_group(acc, unit, scale)
+                a = self.left(weights, span, scale, zero)
+                x_sums = [
+                    self.multiply(tokens, ones, acc[c], x_sums[c], a, zero, c, span)
                     for c in self.columns
                 ]
 
-    def multiply(self, tokens, ones, acc, before, a, factors, c, span):
-        """Multiply a span with 8 tokens of each warp; the sums of a group that goes on."""
+    def multiply(self, tokens, ones, acc, x_sum, a, zero, c, span):
+        """Multiply a span with 8 tokens of each warp; the sum of x in a group that goes on."""
         b = self.fragment(tokens, c, span)
-        if self.schedule.scale_weights:
-            self.dot(a, b, acc, out=acc)
-            return None, None
-        sums, x_sums = (None, None) if span.starts else before
-        sums = self.dot(a, b, sums)
-        if self.sums_x:
-            x_sums = self.total(ones, b, x_sums)
+        self.dot(a, b, acc, out=acc)
+        if not self.sums_x:
+            return None
+        x_sum = self.total(ones, b, None if span.starts else x_sum)
         if span.ends:
-            self.accumulate(acc, sums, x_sums, factors)
-        return sums, x_sums
+            self.assign(acc, acc - zero * x_sum.repeat([1, self.schedule.tiles, 1]))
+        return x_sum
+
+    def begin_group(self, acc, unit, scale):
+        """From now on sums are in units of the group's scale."""
+        if not self.schedule.scale_weights:
+            following = self.where(scale == 0.0, unit, scale)  # of rows and chunks of padding
+            if self.rescales:
+                quotient = unit * self.reciprocal(following)
+                for c in self.columns:
+                    self.assign(acc[c], acc[c] * quotient)
+            self.assign(unit, following)
 
     def fragment(self, tokens, c, span):
         """x^T of 8 tokens of each warp, [warps, k of a span, 8]."""
         x = self.load_shared(tokens[c, :, :, :, span.start : span.start + self.blobs.span])
         self.annotate_layout(x, self.x_layout)
-        if self.x_factor == 1.0:
-            return x.view(layout=self.fragment_layout)
-        return (x * self.x_factor).view(layout=self.fragment_layout)
+        return x.view(layout=self.fragment_layout)
 
     def words(self, mine, part):
         """The words of the codes of a part that each thread has, [threads, words]."""
@@ -409,20 +327,26 @@ class LargeMatmul(Script):
         self.annotate_layout(loaded, self.bytes_layout)
         count = self.bytes_layout.local_size // 4
         words = loaded.view(dtype=uint32, layout=spatial(s.warps * LANES, 1).local(1, count))
-        if self.split == s.halves:
+        if self.picked == 1:
             return words
-        second = self.register_tensor(
-            dtype=int32,
-            shape=[s.warps * LANES, 1],
-            init=lambda thread, _: thread // (LANES * s.depth * s.columns) % s.halves,
-        )
-        return self.where(second == 1, words[:, count // 2 :], words[:, : count // 2])
+        size = count // self.picked
+        found = words[:, :size]
+        for piece in list(range(1, self.picked)):
+            place = self.register_tensor(
+                dtype=int32,
+                shape=[s.warps * LANES, 1],
+                init=lambda thread, _: thread // (LANES * s.depth * s.columns) % self.picked,
+            )
+            found = self.where(place == piece, words[:, piece * size : (piece + 1) * size], found)
+        return found
 
     def weights(self, words):
         """The values of a part less the common zero point, exact: [warps, rows, PART]."""
         blobs = self.blobs
         codes = words.view(dtype=blobs.dtype, layout=self.codes_layout, bits=self.bits)
         w = self.unpack(codes, dtype=blobs.activation)
+        if self.weight_factor != 1.0:
+            w = w * self.weight_factor
         if not self.offsets:
             return w
         flat = w.view(layout=self.flat_layout)
@@ -460,22 +384,19 @@ class LargeMatmul(Script):
         return found if blobs.scale_dtype == float32 else found.to(float32)
 
     def factors(self, mine, span):
-        """The scales and zero points that a span needs."""
+        """The scales and zero points of a group, [warps, rows, 1] float32."""
         blobs = self.blobs
-        if not span.ends and not self.schedule.scale_weights and not self.subtracts_zeros:
-            return None, None
         scale = self.numbers(mine, blobs.weight_bytes, span.group)
         if not blobs.has_zeros:
             return scale, None
         first = blobs.weight_bytes + blobs.groups * blobs.group_bytes
         zero = self.numbers(mine, first, span.group)
-        return scale, zero * blobs.plan.scale if blobs.plan.scale != 1.0 else zero
+        return scale, zero * self.weight_scale if self.weight_scale != 1.0 else zero
 
-    def left(self, w, span, factors):
+    def left(self, weights, span, scale, zero):
         """The operand of the tensor core: weights of a span less zero points, perhaps scaled."""
-        scale, zero = factors
         begin = span.start % PART
-        a = w[:, :, begin : begin + self.blobs.span]
+        a = weights[:, :, begin : begin + self.blobs.span]
         if self.subtracts_zeros:
             a = a - zero.to(self.blobs.activation)
         if not self.schedule.scale_weights:
@@ -483,24 +404,51 @@ class LargeMatmul(Script):
         factor = scale * self.scale_factor if self.scale_factor != 1.0 else scale
         return a * factor.to(self.blobs.activation)
 
-    def accumulate(self, acc, sums, x_sums, factors):
-        """acc += scale * (sums - zero * sum of x), for the group that ends."""
-        scale, zero = factors
-        if self.sums_x:
-            rows = x_sums.repeat([1, self.schedule.tiles, 1])
-            self.assign(acc, acc + scale * (sums - zero * rows))
-        else:
-            self.assign(acc, acc + scale * sums)
+    def add_up(self, m, bias_ptr, y_ptr, sums, row, nt, place, part, shares):
+        """The last of the blocks that share a tile adds their sums, always in the same order.
 
-    def finish(self, m, bias_ptr, y_ptr, acc, row, nt):
-        """Add up the warps that share k, add the bias, and store rows of y."""
+        `place` is that of the tile among those of the last wave, or negative.
+        """
+        s = self.schedule
+        shape = [s.rows, s.columns, 16 * s.tiles, TOKENS]
+        shared = self.global_tensor(
+            float32, [s.multiprocessors, len(self.columns), *shape], requires_clean=False
+        )
+        counts = self.global_tensor(int32, [s.multiprocessors], requires_clean=True)
+        finishes: int32 = 1
+        if shares > 1:
+            first = place * shares
+            for c in self.columns:
+                self.store_global(
+                    shared, sums[c], offsets=[first + part, c, 0, 0, 0, 0], dims=[2, 3, 4, 5]
+                )
+            count = counts[place].item_ptr()
+            finishes = self.where(self.arrive_semaphore(count) == shares - 1, 1, 0)
+            if finishes == 1:
+                none = self.register_tensor(dtype=float32, shape=shape, init=0.0)
+                for c in self.columns:
+                    self.assign(sums[c], none)
+                    for share in self.range(shares):
+                        found = self.load_global(
+                            shared,
+                            offsets=[first + share, c, 0, 0, 0, 0],
+                            shape=shape,
+                            dims=[2, 3, 4, 5],
+                        )
+                        self.assign(sums[c], sums[c] + found)
+                self.release_semaphore(count, 0)
+        if finishes == 1:
+            self.finish(m, bias_ptr, y_ptr, sums, row, nt)
+
+    def finish(self, m, bias_ptr, y_ptr, sums, row, nt):
+        """Add the bias, and store rows of y."""
         s, rows = self.schedule, self.schedule.blobs * self.blobs.block_n
         g_y = self.global_view(y_ptr, dtype=self.epilogue.out_dtype, shape=[m, self.blobs.n])
         tokens = s.columns * TOKENS
         s_y = self.shared_tensor(dtype=self.epilogue.out_dtype, shape=[2, tokens, rows])
         self.annotate_layout(s_y, self.s_y_layout)
         for c in self.columns:
-            self.store(g_y, bias_ptr, s_y[c % 2], self.total_of(acc[c]), row + c * tokens, nt)
+            self.store(g_y, bias_ptr, s_y[c % 2], sums[c], row + c * tokens, nt)
 
     def store(self, g_y, bias_ptr, s_y, y, row, nt):
         """Store the sums of some tokens, turned in shared memory into rows."""
@@ -514,10 +462,11 @@ class LargeMatmul(Script):
         self.sync()  # columns take two buffers in turn, so that one barrier keeps them apart
         self.store_global(g_y, self.load_shared(s_y), offsets=[row, first])
 
-    def total_of(self, acc):
-        """The sums over all of k, [rows, columns, 16 * tiles, 8]."""
+    def total_of(self, acc, unit):
+        """The sums of all warps, over the block's part of k: [rows, columns, 16 * tiles, 8]."""
         s = self.schedule
-        y = acc * self.factor if self.factor != 1.0 else acc
+        y = acc if s.scale_weights else acc * unit
+        y = y * self.factor if self.factor != 1.0 else y
         split = y.reshape([s.rows, s.depth, s.columns, 16 * s.tiles, TOKENS])
         return self.sum(split, dim=1) if s.depth > 1 else split.squeeze(1)
 
@@ -537,7 +486,7 @@ def _half(blobs: BlobFormat) -> bool:
     return blobs.activation == float16 == blobs.scale_dtype
 
 
-def _swizzled(shape: tuple[int, ...], base: int, bits: int, first: int) -> SharedLayout:
+def _swizzled(shape: tuple[int, ...], base: int, bits: int, first: int = 0) -> SharedLayout:
     """Row-major; `bits` bits of the row, from `first`, exchange pieces of `1 << base` elements."""
     shift = shape[-1].bit_length() - 1 + first - base
     return shared_row_major(*shape).with_swizzle(Swizzle(base, bits, shift))

@@ -1,7 +1,8 @@
 """Running the lean kernels: which format and schedule a weight and a number of tokens take.
 
     if (form := lean_form(weight, float16)) is not None:
-        run_lean(x, weight, form, bias, out)
+        kernel = lean_kernel(weight, form, bucket(m), epilogue)
+        kernel(m, x, packed_blobs(weight, form), bias, out)
 
 Everything that depends on the weight alone happens once and is kept with it. Weights that have no
 exact unpack plan are left to the kernel of kernels.py, which casts element by element.
@@ -10,7 +11,7 @@ exact unpack plan are left to the kernel of kernels.py, which casts element by e
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 import torch
@@ -18,17 +19,17 @@ import torch
 from tilus.dtypes import DataType, dtype_from_name
 from tilus.errors import TilusError
 from tilus.ir.layout import plan_unpack
-from tilus.ops import large_m
+from tilus.ops import large_schedule
 from tilus.ops.blobs import PART, TOKENS, BlobFormat, pack_blobs
-from tilus.ops.large_m import LargeMatmul
-from tilus.ops.small_m import Epilogue, Schedule, SmallMatmul
+from tilus.ops.choose import choose_large, device_for
+from tilus.ops.large_m import LargeMatmul, scales_are_steady
+from tilus.ops.small_m import COLUMNS, Epilogue, Schedule, SmallMatmul
 from tilus.ops.storage import QuantizedTensor, unpack_bits
 from tilus.target import get_current_target, target_of_capability
 from tilus.tensor import dtype_from_torch
 from tilus.utils import cdiv
 
 SMS = 132  # multiprocessors of an H100, for which schedules are made where there is no GPU
-COLUMNS = (1, 2, 4)  # of 8 tokens, that a block multiplies with weights unpacked once
 MOST_SPLIT = 8
 FEW = TOKENS * COLUMNS[-1]  # tokens, up to which memory bounds the time
 MOST_TOKENS = 4096  # schedules are the same beyond
@@ -121,9 +122,17 @@ def _pack(weight: QuantizedTensor, form: LeanForm) -> torch.Tensor:
     return pack_blobs(codes, scales, zeros, form.blobs)
 
 
+def _is_steady(weight: QuantizedTensor) -> bool:
+    """Whether the kernel for many tokens takes its scales; found at the first call, and kept."""
+    forms = weight.prepared
+    if "steady" not in forms:
+        forms["steady"] = torch.tensor(scales_are_steady(weight.scales))
+    return bool(forms["steady"])
+
+
 @cache
 def _large_kernel(
-    blobs: BlobFormat, schedule: large_m.Schedule, epilogue: Epilogue, zero: float
+    blobs: BlobFormat, schedule: large_schedule.Schedule, epilogue: Epilogue, zero: float
 ) -> LargeMatmul:
     return LargeMatmul(blobs, schedule, epilogue, zero)
 
@@ -135,50 +144,39 @@ def _small_kernel(
     return SmallMatmul(blobs, schedule, epilogue, columns, zero)
 
 
-def run_lean(
-    x: torch.Tensor,
-    weight: QuantizedTensor,
-    form: LeanForm,
-    bias: torch.Tensor | None,
-    out: torch.Tensor,
-) -> None:
-    """Write x W^T + bias to `out` [M, N]; x is [M, K], contiguous, M >= 1."""
-    blobs, m = form.blobs, x.shape[0]
-    packed = packed_blobs(weight, form)
-    if blobs.padded_k != blobs.k:
-        x = torch.nn.functional.pad(x, (0, blobs.padded_k - blobs.k))
-    kernel = _few(form, x, out, bias) if m <= FEW else _many(form, x, out, bias)
-    kernel(m, x, packed, x if bias is None else bias, out)
+def lean_kernel(
+    weight: QuantizedTensor, form: LeanForm, tokens: int, epilogue: Epilogue
+) -> SmallMatmul | LargeMatmul:
+    """The kernel for `tokens` tokens, as `bucket` gives them, on the device of `weight`.
+
+    It computes y [m, n] = x [m, padded_k] W^T + bias for any m.
+    """
+    choose = _few if tokens <= FEW or not _is_steady(weight) else _many
+    return choose(form, tokens, weight.device, epilogue)
 
 
-def _few(
-    form: LeanForm, x: torch.Tensor, out: torch.Tensor, bias: torch.Tensor | None
-) -> SmallMatmul:
-    blobs, m = form.blobs, x.shape[0]
-    multiprocessors, shared_bytes = _hardware(x.device)
-    columns = next(c for c in COLUMNS if m <= TOKENS * c)
-    split = split_of(blobs, cdiv(m, TOKENS * columns), multiprocessors)
-    schedule = Schedule.of(blobs, split, shared_bytes)
-    return _small_kernel(blobs, schedule, _epilogue(out, bias), columns, form.zero)
+@lru_cache(MOST_TOKENS)  # this is in the path of every call
+def bucket(m: int) -> int:
+    """The most tokens that have the kernel of `m` tokens: the next power of two, within bounds.
+
+    >>> bucket(1), bucket(9), bucket(65), bucket(100_000)
+    (8, 16, 128, 4096)
+    """
+    return min(MOST_TOKENS, max(TOKENS, 1 << (m - 1).bit_length()))
 
 
-def _many(
-    form: LeanForm, x: torch.Tensor, out: torch.Tensor, bias: torch.Tensor | None
-) -> LargeMatmul:
-    """One schedule for all numbers of tokens up to the next power of two."""
-    multiprocessors, shared_bytes = _hardware(x.device)
-    schedule = large_m.Schedule.of(
-        form.blobs,
-        min(MOST_TOKENS, 1 << (x.shape[0] - 1).bit_length()),
-        multiprocessors=multiprocessors,
-        shared_bytes=shared_bytes,
-    )
-    return _large_kernel(form.blobs, schedule, _epilogue(out, bias), form.zero)
+def _few(form: LeanForm, tokens: int, device: torch.device, epilogue: Epilogue) -> SmallMatmul:
+    multiprocessors, shared_bytes = _hardware(device)
+    columns = next((c for c in COLUMNS if tokens <= TOKENS * c), COLUMNS[-1])
+    split = split_of(form.blobs, cdiv(tokens, TOKENS * columns), multiprocessors)
+    schedule = Schedule.of(form.blobs, split, shared_bytes)
+    return _small_kernel(form.blobs, schedule, epilogue, columns, form.zero)
 
 
-def _epilogue(out: torch.Tensor, bias: torch.Tensor | None) -> Epilogue:
-    bias_dtype = None if bias is None else dtype_from_torch(bias.dtype)
-    return Epilogue(dtype_from_torch(out.dtype), bias_dtype)
+def _many(form: LeanForm, tokens: int, device: torch.device, epilogue: Epilogue) -> LargeMatmul:
+    shared_bytes = _hardware(device)[1]
+    schedule = choose_large(form.blobs, tokens, device_for(device), shared_bytes=shared_bytes)
+    return _large_kernel(form.blobs, schedule, epilogue, form.zero)
 
 
 def _hardware(device: torch.device) -> tuple[int, int]:

@@ -4,7 +4,9 @@
 
 They take the plain tensors of a weight, so that modules keep them as buffers and compiled graphs as
 inputs. What kernels pack from them is found by the memory of the codes (`storage.py`), so neither
-a copy, a load, nor a move to another device leaves anything stale.
+a copy, a load, nor a move to another device leaves anything stale. The first call with a weight and
+a kind of operands checks all of it and keeps what is ready to be launched; later ones check what
+may differ from call to call.
 """
 
 from __future__ import annotations
@@ -16,19 +18,19 @@ from typing import Any
 import torch
 
 from tilus.dtypes import dtype_from_name
-from tilus.ops.matmul import check_operands, multiply
-from tilus.ops.storage import QuantizedTensor
+from tilus.ops.matmul import check_operands, multiply, multiply_ready
+from tilus.ops.storage import QuantizedTensor, find_prepared
 
 Tensor = torch.Tensor
 
 _WEIGHT = "str dtype, int[] shape, int group_size, float zero"
-_OPERANDS = f"Tensor x, Tensor codes, Tensor scales, Tensor? zeros, Tensor? bias, {_WEIGHT}"
+OPERANDS = f"Tensor x, Tensor codes, Tensor scales, Tensor? zeros, Tensor? bias, {_WEIGHT}"
 BIAS = 4  # its place among them
 _ARGUMENTS = 10  # of matmul
 
 library = torch.library.Library("tilus", "DEF")
-library.define(f"matmul({_OPERANDS}, ScalarType? out_dtype=None) -> Tensor")
-library.define(f"matmul.out({_OPERANDS}, *, Tensor(a!) out) -> ()")
+library.define(f"matmul({OPERANDS}, ScalarType? out_dtype=None) -> Tensor")
+library.define(f"matmul.out({OPERANDS}, *, Tensor(a!) out) -> ()")
 library.define(
     f"dequantize(Tensor codes, Tensor scales, Tensor? zeros, {_WEIGHT}, ScalarType out_dtype)"
     " -> Tensor"
@@ -63,8 +65,13 @@ def _matmul(
     zero: float,
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
-    weight = _weight(codes, scales, zeros, dtype, shape, group_size, zero)
     result_dtype = x.dtype if out_dtype is None else out_dtype
+    prepared = find_prepared(codes, scales, zeros, dtype, shape, group_size, zero)
+    if prepared is not None:
+        out = x.new_empty((*x.shape[:-1], shape[0]), dtype=result_dtype)
+        if multiply_ready(prepared.calls, shape, x, scales, zeros, bias, out):
+            return out
+    weight = _weight(codes, scales, zeros, dtype, shape, group_size, zero)
     check_operands(x, weight, bias, result_dtype)
     out = x.new_empty((*x.shape[:-1], shape[0]), dtype=result_dtype)
     multiply(x, weight, bias, out)
@@ -103,6 +110,9 @@ def _matmul_out(
     *,
     out: Tensor,
 ) -> None:
+    prepared = find_prepared(codes, scales, zeros, dtype, shape, group_size, zero)
+    if prepared is not None and multiply_ready(prepared.calls, shape, x, scales, zeros, bias, out):
+        return
     weight = _weight(codes, scales, zeros, dtype, shape, group_size, zero)
     check_operands(x, weight, bias, out.dtype, out)
     multiply(x, weight, bias, out)

@@ -9,17 +9,23 @@ run there: the weight is dequantised exactly and torch multiplies, in float32.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 
-from tilus.config import settings
+from tilus.config import get_option
 from tilus.dtypes import DataType
 from tilus.errors import TilusError
+from tilus.lang.script import Specialisation
+from tilus.lang.signature import ALIGNMENT
 from tilus.ops.kernels import PackWeight, QuantizedMatmul, TileFormat
-from tilus.ops.lean import lean_form, run_lean
+from tilus.ops.lean import LeanForm, bucket, lean_form, lean_kernel, packed_blobs
+from tilus.ops.small_m import Epilogue
 from tilus.ops.storage import FLOATS, QuantizedTensor, unpack_bits
+from tilus.runtime.launch import launcher, refuse_in_capture
 from tilus.tensor import Tensor, dtype_from_torch, from_carrier
 from tilus.utils import gcd
 
@@ -62,12 +68,103 @@ def matmul(
         x, weight.data, weight.scales, weight.zeros, bias,
         weight.dtype.name, weight.shape, weight.group_size, weight.zero,
     )  # fmt: skip
-    operator: Any = torch.ops.tilus.matmul
     if out is None:
-        return operator.default(*arguments, out_dtype)
+        return call_operator(*arguments, out_dtype)
     _check_out_alone(x, bias, out, out_dtype)
+    operator: Any = torch.ops.tilus.matmul
     operator.out(*arguments, out=out)
     return out
+
+
+def call_operator(
+    x: torch.Tensor,
+    codes: torch.Tensor,
+    scales: torch.Tensor,
+    zeros: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    *rest: Any,
+) -> torch.Tensor:
+    """The operator `tilus::matmul`, without the detour by its gradient where nobody wants one.
+
+    Its gradient is Python that torch runs at every call, 4 us, if only to find that out.
+    """
+    operator: Any = torch.ops.tilus.matmul
+    wanted = torch.is_grad_enabled() and (
+        x.requires_grad or (bias is not None and bias.requires_grad)
+    )
+    if wanted or torch.compiler.is_compiling():
+        return operator.default(x, codes, scales, zeros, bias, *rest)
+    # The guard that torch's own kernels of gradients hold around what they call; it has no public
+    # name.
+    with torch._C._AutoDispatchBelowAutograd():  # pyright: ignore[reportPrivateUsage]
+        return operator.default(x, codes, scales, zeros, bias, *rest)
+
+
+# ---- the path of a call --------------------------------------------------------------------------
+
+
+class Kind(NamedTuple):
+    """What of the operands of a call decides how it multiplies; `device` is -1 for the CPU."""
+
+    engine: str
+    device: int
+    x: torch.dtype
+    out: torch.dtype
+    bias: torch.dtype | None
+    tokens: int  # the most that have the same kernel, of `bucket`
+    aligned: bool  # whether x, bias and out begin at multiples of 16 bytes
+
+
+class Call(Protocol):
+    """Writes x W^T + bias to `out` for m rows of x; every tensor is contiguous."""
+
+    def __call__(
+        self,
+        m: int,
+        x: torch.Tensor,
+        scales: torch.Tensor,
+        zeros: torch.Tensor | None,
+        bias: torch.Tensor | None,
+        out: torch.Tensor,
+        /,
+    ) -> None: ...
+
+
+def multiply_ready(
+    calls: Mapping[Any, Call],
+    shape: Sequence[int],
+    x: torch.Tensor,
+    scales: torch.Tensor,
+    zeros: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    out: torch.Tensor,
+) -> bool:
+    """Write x W^T + bias to `out` if a call of this kind was made before, and the operands are such
+    as it takes as they are; whether it was so. Where not, the long way finds out why.
+    """
+    n, k = shape
+    m = x.numel() // k
+    if x.dim() == 2:
+        fits = x.shape == (m, k) and out.shape == (m, n)
+    else:
+        fits = x.shape[-1:] == (k,) and out.shape == (*x.shape[:-1], n)
+    device = x.get_device()
+    fits = fits and out.get_device() == device and x.is_contiguous() and out.is_contiguous()
+    places = x.data_ptr() | out.data_ptr()
+    bias_dtype = None
+    if bias is not None:
+        fits = fits and bias.shape == (n,) and bias.is_contiguous() and bias.get_device() == device
+        bias_dtype = bias.dtype
+        places |= bias.data_ptr()
+    if not fits or m == 0:
+        return False
+    engine = get_option("engine")
+    kind = (engine, device, x.dtype, out.dtype, bias_dtype, bucket(m), places % ALIGNMENT == 0)
+    call = calls.get(kind)
+    if call is None:
+        return False
+    call(m, x, scales, zeros, bias, out)
+    return True
 
 
 def multiply(
@@ -75,19 +172,35 @@ def multiply(
 ) -> None:
     """Write x W^T + bias to `out`, of operands that `check_operands` has accepted."""
     n, k = weight.shape
-    if x.ndim != 2:
-        x, out = x.reshape(-1, k), out.view(-1, n)
-    if x.shape[0] == 0:
+    if x.numel() == 0:
         return
     if _torch_multiplies(x.device):
         weight.check()
-        _reference(x, weight, bias, out)
-    else:
-        run_kernel(x.contiguous(), weight, bias, out)
+        _reference(x.reshape(-1, k), weight, bias, out.view(-1, n))
+        return
+    x, bias = x.contiguous(), None if bias is None else bias.contiguous()
+    call = call_for(weight, _kind(x, bias, out, x.numel() // k))
+    call(x.numel() // k, x, weight.scales, weight.zeros, bias, out)
+
+
+def _kind(x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor, m: int) -> Kind:
+    places = x.data_ptr() | out.data_ptr() | (0 if bias is None else bias.data_ptr())
+    bias_dtype = None if bias is None else bias.dtype
+    engine, aligned = get_option("engine"), places % ALIGNMENT == 0
+    return Kind(engine, x.get_device(), x.dtype, out.dtype, bias_dtype, bucket(m), aligned)
+
+
+def call_for(weight: QuantizedTensor, kind: Kind) -> Call:
+    """Made once and kept with the weight. Raises: TilusError where a graph is being captured."""
+    calls = weight.calls
+    if kind not in calls:
+        refuse_in_capture(f"the matmul with a weight {list(weight.shape)}", "prepared")
+        calls[kind] = product_of(weight, kind).call(weight)
+    return calls[kind]
 
 
 def _torch_multiplies(device: torch.device) -> bool:
-    return device.type == "cpu" and settings().engine == "auto"
+    return device.type == "cpu" and get_option("engine") == "auto"
 
 
 def _reference(
@@ -98,44 +211,97 @@ def _reference(
     out.copy_(product if bias is None else product + bias.float())
 
 
-# ---- the kernel ----------------------------------------------------------------------------------
+# ---- the kernels ---------------------------------------------------------------------------------
 
 
-_pack_kernels: dict[TileFormat, PackWeight] = {}
-_matmul_kernels: dict[tuple[TileFormat, int, bool, DataType, int], QuantizedMatmul] = {}
+_NO_BYTES = torch.empty(0, dtype=torch.uint8)
 
 
-def run_kernel(
-    x2d: torch.Tensor, weight: QuantizedTensor, bias: torch.Tensor | None, out: torch.Tensor
-) -> None:
-    """Write x W^T + bias to `out` by the kernel that suits them.
+class Product(Protocol):
+    """The kernels for one weight and one kind of operands."""
 
-    Args:
-        x2d: [M, K] float16 or bfloat16, contiguous; M >= 1.
-        bias: [N] float16, bfloat16, float32, or None.
-        out: [M, N] float16, bfloat16 or float32, contiguous.
+    @property
+    def kernels(self) -> tuple[Specialisation, ...]:
+        """What is run, packing included."""
+        ...
 
-    Raises:
-        TilusError: no kernel takes this weight.
-    """
-    activation = dtype_from_torch(x2d.dtype)
-    form = lean_form(weight, activation)
+    def call(self, weight: QuantizedTensor) -> Call:
+        """Pack the weight, compile and load."""
+        ...
+
+
+def product_of(weight: QuantizedTensor, kind: Kind) -> Product:
+    """How a weight is multiplied. Raises: TilusError if no kernel takes it."""
+    form = lean_form(weight, dtype_from_torch(kind.x))
     if form is not None:
-        run_lean(x2d, weight, form, bias, out)
-        return
-    tiles = tile_format(weight, activation)
-    packed = pack_weight(weight, tiles)
-    m = x2d.shape[0]
-    zeros = _zeros(weight)
-    scale_dtype = dtype_from_torch(weight.scales.dtype)
-    block_m = 16 if m <= 16 else 32 if m <= 32 else 64
-    key = (tiles, weight.group_size, zeros is not None, scale_dtype, block_m)
-    kernel = _matmul_kernels.setdefault(key, QuantizedMatmul(*key))
-    direct = bias is None and out.dtype == x2d.dtype
-    product = out if direct else torch.empty(out.shape, dtype=x2d.dtype, device=out.device)
-    kernel(m, x2d, packed, weight.scales, weight.scales if zeros is None else zeros, product)
-    if not direct:
-        out.copy_(product if bias is None else product.float() + bias.float())
+        return LeanProduct(weight, form, kind)
+    return CastProduct(weight, kind)
+
+
+class LeanProduct:
+    """One kernel of lean.py, which writes the result itself."""
+
+    def __init__(self, weight: QuantizedTensor, form: LeanForm, kind: Kind):
+        bias = None if kind.bias is None else dtype_from_torch(kind.bias)
+        epilogue = Epilogue(dtype_from_torch(kind.out), bias)
+        kernel = lean_kernel(weight, form, kind.tokens, epilogue)
+        place = _place(kind)
+        self.form = form
+        # For 1 token, as for any number that is no multiple of 16: it serves them all.
+        self.kernels = (kernel.specialise(1, place, _NO_BYTES, place, place),)
+
+    def call(self, weight: QuantizedTensor) -> Call:
+        packed, blobs = packed_blobs(weight, self.form), self.form.blobs
+        launch, lacking = launcher(*self.kernels, weight.device), blobs.padded_k - blobs.k
+
+        def call(m: int, x: torch.Tensor, _scales: Any, _zeros: Any, bias: Any, out: Any) -> None:
+            if lacking:
+                x = torch.nn.functional.pad(x.view(m, -1), (0, lacking))
+            launch((m, x, packed, x if bias is None else bias, out))
+
+        return call
+
+
+class CastProduct:
+    """The kernel of kernels.py, which casts weights one by one; torch adds the bias."""
+
+    def __init__(self, weight: QuantizedTensor, kind: Kind):
+        self.kind = kind
+        self.tiles = tile_format(weight, dtype_from_torch(kind.x))
+        block_m = min(64, max(16, kind.tokens))
+        has_zeros = _has_zeros(weight)
+        scale_dtype = dtype_from_torch(weight.scales.dtype)
+        kernel = _cast_kernel(self.tiles, weight.group_size, has_zeros, scale_dtype, block_m)
+        place, scales = _place(kind), weight.scales.data_ptr()
+        zeros = scales if weight.zeros is None else weight.zeros.data_ptr()
+        packing = _pack_kernel(self.tiles).specialise(weight.data.data_ptr(), _NO_BYTES)
+        self.kernels = (packing, kernel.specialise(1, place, _NO_BYTES, scales, zeros, place))
+
+    def call(self, weight: QuantizedTensor) -> Call:
+        packed = pack_weight(weight, self.tiles)
+        spread = _spread_zeros(weight)
+        launch = launcher(self.kernels[1], weight.device)
+        direct = self.kind.bias is None and self.kind.out == self.kind.x
+
+        def call(
+            m: int, x: torch.Tensor, scales: Any, zeros: Any, bias: Any, out: torch.Tensor
+        ) -> None:
+            product = out if direct else torch.empty(out.shape, dtype=x.dtype, device=out.device)
+            subtracted = zeros if zeros is not None else scales if spread is None else spread
+            launch((m, x, packed, scales, subtracted, product))
+            if not direct:
+                out.copy_(product if bias is None else product.float() + bias.float())
+
+        return call
+
+
+def _place(kind: Kind) -> int:
+    """An address like those of x, bias and out."""
+    return 0 if kind.aligned else 1
+
+
+_pack_kernel = cache(PackWeight)
+_cast_kernel = cache(QuantizedMatmul)
 
 
 def tile_format(weight: QuantizedTensor, activation_dtype: DataType) -> TileFormat:
@@ -160,11 +326,10 @@ def pack_weight(weight: QuantizedTensor, tiles: TileFormat) -> torch.Tensor:
     """
     forms = weight.prepared
     if tiles not in forms:
-        kernel = _pack_kernels.setdefault(tiles, PackWeight(tiles))
         packed = torch.empty(
             (*tiles.grid, tiles.tile_bytes), dtype=torch.uint8, device=weight.device
         )
-        kernel(weight.codes, packed)
+        _pack_kernel(tiles)(weight.codes, packed)
         forms[tiles] = packed
     return forms[tiles]
 
@@ -186,10 +351,14 @@ def unpack_weight(packed: torch.Tensor, tiles: TileFormat) -> Tensor:
     return from_carrier(dtype.from_bits(padded[: tiles.n, : tiles.k].copy()), dtype)
 
 
-def _zeros(weight: QuantizedTensor) -> torch.Tensor | None:
-    """Zero points for a kernel that reads one per group, a common one spread out; kept."""
-    if weight.zeros is not None or weight.zero == 0:
-        return weight.zeros
+def _has_zeros(weight: QuantizedTensor) -> bool:
+    return weight.zeros is not None or weight.zero != 0
+
+
+def _spread_zeros(weight: QuantizedTensor) -> torch.Tensor | None:
+    """A common zero point, spread out for a kernel that reads one per group; kept."""
+    if weight.zeros is not None or not _has_zeros(weight):
+        return None
     forms = weight.prepared
     if "zeros" not in forms:
         forms["zeros"] = torch.full_like(weight.scales, weight.zero)

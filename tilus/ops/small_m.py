@@ -28,7 +28,9 @@ IN_FLIGHT = 48 * 1024  # bytes of weights on their way to an SM: latency times b
 # Stages whose steps are written out, so that their addresses are constants; fewer where the
 # registers are needed for more columns of tokens.
 MOST_UNROLLED = {1: 8, 2: 4, 4: 2}
+LEAST_WRITTEN = {1: 6, 2: 1, 4: 1}  # steps of a turn of the loop, if it is one of whole rings
 LEAST_LACK = 16 * 1024  # bytes in flight that matter more than a step
+COLUMNS = (1, 2, 4)  # of 8 tokens, that a block multiplies with weights unpacked once
 MOST_SHARED = 227 * 1024  # bytes of a block, on sm_90
 
 
@@ -96,7 +98,8 @@ class SmallMatmul(Script):
         # Registers hold the activations of the next step too, unless there are many of them.
         self.ahead = self.columns if columns <= 2 else []
         self.ring = list(range(schedule.stages))
-        self.rest = list(range(self.steps % schedule.stages))
+        self.turn = schedule.stages * max(1, LEAST_WRITTEN[columns] // schedule.stages)
+        self.written, self.rest = list(range(self.turn)), list(range(self.steps % self.turn))
         self._layouts()
         self._corrections()
         self.factor = 1.0 / (blobs.plan.scale * self.x_factor)
@@ -170,18 +173,18 @@ class SmallMatmul(Script):
         ones = [self.constant(m, [1.0] * 4)] * len(base)
         acc = [self.accumulator(blobs.block_n) for _ in self.columns]
         if self.unrolled:
-            for turn in self.range(self.steps // stages):
-                for s in self.ring:
-                    step = first + turn * stages + s
-                    before = (s + stages - 1) % stages
+            for turn in self.range(self.steps // self.turn):
+                for s in self.written:
+                    step = first + turn * self.turn + s
+                    slot, last = s % stages, (s + stages - 1) % stages
                     self.multiply(
-                        g_blobs, g_x, s_w, base, ones, x, acc, nt, row, first, step, s, before
+                        g_blobs, g_x, s_w, base, ones, x, acc, nt, row, first, step, slot, last
                     )
             for s in self.rest:
-                step = first + self.steps // stages * stages + s
-                before = (s + stages - 1) % stages
+                step = first + self.steps // self.turn * self.turn + s
+                slot, last = s % stages, (s + stages - 1) % stages
                 self.multiply(
-                    g_blobs, g_x, s_w, base, ones, x, acc, nt, row, first, step, s, before
+                    g_blobs, g_x, s_w, base, ones, x, acc, nt, row, first, step, slot, last
                 )
         else:
             slot: int32 = 0
@@ -340,6 +343,7 @@ class SmallMatmul(Script):
             if blobs.has_zeros:
                 first = blobs.weight_bytes + blobs.groups * blobs.group_bytes
                 zero = self.numbers(mine, first, piece.group)
+                zero = zero * blobs.plan.scale if blobs.plan.scale != 1.0 else zero
                 x_sum = self.over_group(ones, x[c], self.mates[piece.group])
                 rows = x_sum.repeat([1, blobs.block_n // 16, 1])
                 self.assign(acc[c], acc[c] + scale * (sums[c] - zero * rows))

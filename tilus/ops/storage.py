@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -141,7 +141,12 @@ class QuantizedTensor:
     @property
     def prepared(self) -> dict[Any, torch.Tensor]:
         """What kernels have packed from this weight, by format; see the module's docstring."""
-        return _packed_forms(self)
+        return _prepared_of(self).forms
+
+    @property
+    def calls(self) -> dict[Any, Any]:
+        """What is ready to multiply by this weight, by the kind of operands; see `prepared`."""
+        return _prepared_of(self).calls
 
     @property
     def bits_per_weight(self) -> float:
@@ -333,54 +338,106 @@ def _check_part(
 # ---- packed forms --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Packed:
-    """Packed forms, and what they were made of: the memory of scales and zeros, and how often
-    each tensor had been written to.
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What kernels have made of a weight.
+
+    Attributes:
+        sources: the memory of scales and zeros that it was made of; that of the codes is the key.
+        versions: how often codes, scales and zeros had been written to.
+        forms: packed tensors, by format.
+        calls: what multiplies by the weight, by the kind of operands (matmul.py). Neither holds
+            the codes, or they would never be freed.
     """
 
-    sources: tuple[ReferenceType[torch.UntypedStorage], ...]
-    versions: tuple[int, ...]
+    sources: tuple[ReferenceType[torch.UntypedStorage], ReferenceType[torch.UntypedStorage] | None]
+    versions: tuple[int, int, int]
     forms: dict[Any, torch.Tensor]
-
-    def is_of(self, storages: list[torch.UntypedStorage], versions: tuple[int, ...]) -> bool:
-        same = all(old() is new for old, new in zip(self.sources, storages, strict=True))
-        return same and self.versions == versions
+    calls: dict[Any, Any]
 
     def is_alive(self) -> bool:
-        return all(source() is not None for source in self.sources)
+        return all(source is None or source() is not None for source in self.sources)
 
 
-# By the memory of the codes; it is weak, so that packed forms go with their weight.
-_packed: WeakKeyDictionary[torch.UntypedStorage, dict[Any, _Packed]] = WeakKeyDictionary()
+# By the memory of the codes; it is weak, so that what is prepared goes with its weight.
+_prepared: WeakKeyDictionary[torch.UntypedStorage, dict[Any, Prepared]] = WeakKeyDictionary()
 
 
-def _packed_forms(weight: QuantizedTensor) -> dict[Any, torch.Tensor]:
-    data, scales, zeros = weight.data, weight.scales, weight.zeros
-    groups = (scales,) if zeros is None else (scales, zeros)
-    storages = [tensor.untyped_storage() for tensor in groups]
-    places = tuple(tensor.data_ptr() for tensor in (data, *groups))
-    versions = tuple(_version(tensor) for tensor in (data, *groups))
-    entries = _packed.setdefault(data.untyped_storage(), {})
-    key = (weight.dtype, tuple(weight.shape), weight.group_size, weight.zero, places)
+def find_prepared(
+    codes: torch.Tensor,
+    scales: torch.Tensor,
+    zeros: torch.Tensor | None,
+    dtype: str,
+    shape: Sequence[int],
+    group_size: int,
+    zero: float,
+) -> Prepared | None:
+    """What was made of the weight that has these parts and is in the same state as then.
+
+    None where there is nothing, or something is not as it was. This is in the path of every call:
+    that the parts fit one another was checked when it was made.
+    """
+    entries = _prepared.get(codes.untyped_storage())
+    if entries is None:
+        return None
+    key, versions = _state(codes, scales, zeros, dtype, shape, group_size, zero)
     entry = entries.get(key)
-    if entry is not None and entry.is_of(storages, versions):
-        return entry.forms
+    if entry is None or entry.versions != versions:
+        return None
+    of_scales, of_zeros = entry.sources
+    if of_scales() is not scales.untyped_storage():
+        return None
+    if zeros is not None and (of_zeros is None or of_zeros() is not zeros.untyped_storage()):
+        return None
+    return entry
+
+
+def _state(
+    codes: torch.Tensor,
+    scales: torch.Tensor,
+    zeros: torch.Tensor | None,
+    dtype: str,
+    shape: Sequence[int],
+    group_size: int,
+    zero: float,
+) -> tuple[tuple[Any, ...], tuple[int, int, int]]:
+    """(where the parts of a weight begin and what they mean, how often each was written to).
+
+    Tensors made in inference mode do not count writes.
+    """
+    n, k = shape
+    counts = (
+        0 if codes.is_inference() else codes._version,
+        0 if scales.is_inference() else scales._version,
+        0 if zeros is None or zeros.is_inference() else zeros._version,
+    )
+    at_zeros = None if zeros is None else zeros.data_ptr()
+    places = codes.data_ptr(), scales.data_ptr(), at_zeros
+    return (dtype, n, k, group_size, zero, scales.dtype, places), counts
+
+
+def _prepared_of(weight: QuantizedTensor) -> Prepared:
+    parts = weight.data, weight.scales, weight.zeros
+    meaning = weight.dtype.name, weight.shape, weight.group_size, weight.zero
+    found = find_prepared(*parts, *meaning)
+    if found is not None:
+        return found
+    weight.check()
+    entries = _prepared.setdefault(weight.data.untyped_storage(), {})
     for stale in [old for old, kept in entries.items() if not kept.is_alive()]:
         del entries[stale]
-    weight.check()
-    entry = entries[key] = _Packed(tuple(ref(s) for s in storages), versions, {})
-    return entry.forms
-
-
-def _version(tensor: torch.Tensor) -> int:
-    """How often a tensor was written to; tensors made in inference mode do not count it."""
-    return 0 if tensor.is_inference() else tensor._version
+    of_zeros = None if weight.zeros is None else ref(weight.zeros.untyped_storage())
+    sources = ref(weight.scales.untyped_storage()), of_zeros
+    key, versions = _state(*parts, *meaning)
+    entry = entries[key] = Prepared(sources, versions, {}, {})
+    return entry
 
 
 def forget_packed(data: torch.Tensor) -> None:
-    """Drop what was packed from these codes, after writing to tensors made in inference mode."""
-    _packed.pop(data.untyped_storage(), None)
+    """Drop what was made of these codes, after writes that torch does not count: to tensors made
+    in inference mode, and by way of `.data`, NumPy or other code.
+    """
+    _prepared.pop(data.untyped_storage(), None)
 
 
 # ---- unpacking -----------------------------------------------------------------------------------

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 
-from tilus.config import settings
+from tilus.config import get_option
 from tilus.errors import TilusError
 from tilus.interp.machine import launch
 from tilus.interp.memory import Memory
@@ -110,7 +111,7 @@ def _device(program: Program, values: Sequence[Any]) -> torch.device:
 
 
 def _engine(device: torch.device) -> Engine:
-    name = settings().engine
+    name = get_option("engine")
     if device.type not in ("cpu", "cuda"):
         raise TilusError(
             "no engine runs kernels on this device",
@@ -149,32 +150,78 @@ _kernels: WeakKeyDictionary[Program, dict[Target, CudaKernel]] = WeakKeyDictiona
 
 def launch_on_gpu(program: Program, values: Sequence[Any]) -> None:
     """Run on the CUDA device of the tensors, on torch's current stream; returns at once."""
-    _kernel_for(program, _target(program, values), compile_program_for).launch(values)
+    target = target_of(_device(program, values))
+    _kernel_for(program, target, compile_program_for).launch(values)
 
 
 def run_specialisation(kernel: Specialisation, values: Sequence[Any]) -> None:
     """Run a Script's kernel; on a GPU its passes run only where no cache has the code already."""
     program = kernel.source
-    if _engine(_device(program, values)) is not launch_on_gpu:
+    device = _device(program, values)
+    if not is_compiled_for(device):
         run_program(kernel.program, values)
         return
     _check_count(program, values)
-    _kernel_for(program, _target(program, values), compile_source).launch(values)
+    compile_kernel(kernel, target_of(device)).launch(values)
 
 
-def _target(program: Program, values: Sequence[Any]) -> Target:
-    return target_of_capability(torch.cuda.get_device_capability(_device(program, values)))
+def is_compiled_for(device: torch.device) -> bool:
+    """Whether tensors on `device` are given to compiled kernels, not to an engine of the CPU."""
+    return _engine(device) is launch_on_gpu
+
+
+def launcher(kernel: Specialisation, device: torch.device) -> Callable[[Sequence[Any]], None]:
+    """What runs `kernel` on the values of a call whose tensors are on `device`.
+
+    On a GPU the kernel is compiled and loaded now, so that it can be launched in a capture.
+    """
+    if not is_compiled_for(device):
+        return partial(run_specialisation, kernel)
+    compiled = compile_kernel(kernel, target_of(device))
+    compiled.warmup(device.index)
+    return compiled.launch
+
+
+def compile_kernel(kernel: Specialisation, target: Target) -> CudaKernel:
+    """The code of a Script's kernel for `target`; nothing is loaded."""
+    return _kernel_for(kernel.source, target, compile_source)
+
+
+def is_compiled(kernel: Specialisation, target: Target) -> bool:
+    """Whether this process has the code already."""
+    return target in _kernels.get(kernel.source, {})
+
+
+def target_of(device: torch.device) -> Target:
+    """What the code for a CUDA device is compiled for."""
+    return target_of_capability(torch.cuda.get_device_capability(device))
 
 
 def _kernel_for(
     program: Program, target: Target, compiler: Callable[[Program, Target], Binary]
 ) -> CudaKernel:
-    """The loaded form of `program`, compiled when first asked for."""
+    """The form of `program` that can be launched, compiled when first asked for."""
     kernels = _kernels.setdefault(program, {})
     if target not in kernels:
+        refuse_in_capture(program.name, "compiled")
         # The launcher looks at the head only; holding the program would keep it alive for ever.
         kernels[target] = CudaKernel(compiler(program, target), replace(program, body=()))
     return kernels[target]
+
+
+def refuse_in_capture(name: str, missing: str) -> None:
+    """Raises: TilusError while a CUDA graph is being captured, for `name` is not ready for it.
+
+    Memory that is allocated then belongs to the graph, what is computed into it is there only
+    after a replay, and loading code waits for the device, which is forbidden. Source: CUDA C++
+    Programming Guide, "CUDA Graphs", "Prohibited and Unhandled Operations".
+    """
+    if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+        raise TilusError(
+            f"{name} is not {missing} yet, and a CUDA graph is being captured",
+            hint="before the capture call tilus.ops.warmup(weight, tokens=...) or "
+            "tilus.nn.warmup(model, tokens=...), or run once what is captured",
+        )
 
 
 set_launcher(run_specialisation)
