@@ -53,6 +53,7 @@ from tilus.errors import TilusError
 from tilus.lang.script import Script
 from tilus.ops import large_schedule, small_m
 from tilus.ops.blobs import LANES, BlobFormat, pack_blobs
+from tilus.ops.choose import choose_large
 from tilus.ops.large_m import LargeMatmul
 from tilus.ops.lean import COLUMNS, SMS, split_of
 from tilus.ops.quantize import NF4
@@ -60,6 +61,7 @@ from tilus.ops.small_m import Epilogue, SmallMatmul
 from tilus.ptx.counters import Counters, Traffic, class_of
 from tilus.runtime.build import Binary
 from tilus.runtime.compile import compile_program_for
+from tilus.runtime.devices import H100
 from tilus.runtime.inspect import Inspection
 from tilus.runtime.profile import profile_program
 from tilus.target import scope, target_from_name
@@ -188,7 +190,7 @@ def kernel_for(case: Case, blobs: BlobFormat, scheduled: BlobFormat) -> Script:
         schedule = small_m.Schedule.of(scheduled, split, room)
         return SmallMatmul(blobs, schedule, epilogue, columns_for(case.m), zero)
     room = target_from_name(case.arch).properties.shared_memory_per_block
-    schedule = large_schedule.Schedule.of(scheduled, case.m, shared_bytes=room)
+    schedule = choose_large(scheduled, case.m, H100, shared_bytes=room)
     return LargeMatmul(blobs, schedule, epilogue, zero)
 
 
