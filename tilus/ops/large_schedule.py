@@ -19,6 +19,7 @@ WARPS = 8
 STAGES = 5  # at most
 SHARED_BYTES = 163 * 1024  # of a block (CUDA guide, "Compute Capabilities": 8.0)
 REGISTERS = 160  # of a thread, for sums and the unpacked weights of a part
+DEPTH_REGISTERS = 16  # of them, that warps which share k need for other things
 MOST_TOKENS = 256  # of a warp
 LEAST_STEPS = 4  # of a block that shares a tile with others
 
@@ -131,7 +132,8 @@ def schedules(
         columns = WARPS // rows // depth
         if columns == 0 or rows * tiles < ROW_TILES:
             continue
-        for tokens in _tokens(m, columns, _most_tokens(tiles)):
+        spared = DEPTH_REGISTERS if depth > 1 else 0
+        for tokens in _tokens(m, columns, _most_tokens(tiles, REGISTERS - spared)):
             ring = Schedule(rows, depth, columns, tokens, 2, tiles, 1, multiprocessors)
             room = shared_bytes - ring.exchange_bytes
             stages = min(STAGES, room // ring.stage_bytes(blobs), ring.steps(blobs) + 1)
@@ -140,11 +142,11 @@ def schedules(
                 yield from _splits(ring, blobs, m)
 
 
-def _most_tokens(tiles: int) -> int:
+def _most_tokens(tiles: int, registers: int = REGISTERS) -> int:
     """Of a warp: each takes half a register of a thread for each 16 rows, 16 of which take 16 for
     their weights.
     """
-    return min(MOST_TOKENS, 2 * (REGISTERS // tiles - 16))
+    return min(MOST_TOKENS, 2 * (registers // tiles - 16))
 
 
 def _tokens(m: int, columns: int, most: int) -> list[int]:
