@@ -32,7 +32,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tilus.ops", "tilus.testing"),
     ("tilus.nn",),
     ("tilus",),
-    ("tilus.demo_weights", "tilus.demo", "tilus.cli_inputs", "tilus.cli", "tilus.__main__"),
+    (
+        "tilus.demo_weights",
+        "tilus.demo",
+        "tilus.cli_inputs",
+        "tilus.cli_tune",
+        "tilus.cli",
+        "tilus.__main__",
+    ),
 )
 ALONE = {"tilus.ptx": {"tilus.ptx", "tilus.errors"}}
 LAYER_OF = {name: index for index, names in enumerate(LAYERS) for name in names}

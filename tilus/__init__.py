@@ -104,6 +104,9 @@ from tilus.errors import TilusError
 from tilus.ir.layout import GlobalLayout, RegisterLayout, SharedLayout
 from tilus.ir.tensor import GlobalTensor, RegisterTensor, SharedTensor
 from tilus.lang.script import Script, autotune
+
+# Autotuned kernels ask it from now on.
+from tilus.runtime import tuning_scripts  # noqa: F401 # pyright: ignore[reportUnusedImport]
 from tilus.runtime.launch import run_program
 from tilus.target import get_current_target
 from tilus.tensor import (

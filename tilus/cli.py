@@ -7,6 +7,7 @@
     tilus bits int6b float16                        where packed weights lie, and their unpacking
     tilus inspect add.tir --target sm_90a           registers, occupancy, what the hot loop spends
     tilus compile add.tir --target sm_90a -o DIR    files to launch without the program
+    tilus tune --shapes llama-70b --dtypes u4,i6    the fastest schedules of the matmul
     tilus cache list                                the compiled kernels that are kept on disk
 
 It exits with 0, with 1 for an error, and with 2 for arguments that are none. `TILUS_DEBUG=1` shows
@@ -44,6 +45,7 @@ from tilus.cli_inputs import (
     save_array,
     write_text,
 )
+from tilus.cli_tune import dry_run, tune_all, tuning_request
 from tilus.config import ENGINES, context, get_option, settings_table
 from tilus.demo_weights import find_weights, gguf_model, matrices, random_model
 from tilus.dtypes import LOW_PRECISION, dtype_from_name
@@ -59,14 +61,18 @@ from tilus.ir.layout import (
 )
 from tilus.ir.layout.bit_search import NF4, plan_unpack
 from tilus.ir.program import Program
+from tilus.ops.shapes import MODELS
+from tilus.ops.tune import GROUP_SIZE
 from tilus.passes import compile_program, trace
 from tilus.runtime import artifact
 from tilus.runtime.build import Binary
 from tilus.runtime.cache import KernelCache, kernel_cache
 from tilus.runtime.compile import compile_program_for
+from tilus.runtime.devices import DEVICES
 from tilus.runtime.inspect import Inspection, as_json, summary
 from tilus.runtime.launch import run_program
 from tilus.runtime.profile import Counters, profile_html, profile_program, profile_table
+from tilus.runtime.tune import KEEP
 from tilus.target import Target, get_current_target, scope, target_from_name
 from tilus.tensor import Tensor
 
@@ -136,6 +142,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_bits(commands)
     _add_inspect(commands)
     _add_compile(commands)
+    _add_tune(commands)
     _add_cache(commands)
     return parser
 
@@ -301,6 +308,59 @@ def _add_compile(commands: Any) -> None:
     parser.set_defaults(command=compile_kernel)
 
 
+def _add_tune(commands: Any) -> None:
+    parser = commands.add_parser(
+        "tune",
+        help="find the fastest schedules of the matmul for the layers of a model",
+        description="Time schedules of the quantised matmul on the GPU at hand, and keep the "
+        "fastest of each shape in TILUS_CACHE_DIR, where calls find it. What an earlier run has "
+        "measured is not measured again.",
+    )
+    parser.add_argument(
+        "--shapes", required=True, metavar="MODEL,...",
+        help=f"models whose linear layers are tuned: {', '.join(MODELS)}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--dtypes", default="u4", metavar="T,...", help="of weights, as in u4,i6,e3m2 (default: u4)"
+    )
+    parser.add_argument(
+        "--m", type=_positives, default=(1, 16, 256), metavar="M,...",
+        help="numbers of tokens (default: 1,16,256)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--group-size", type=_group_size, default=GROUP_SIZE, metavar="G",
+        help=f"weights that share a scale; -1: a whole row (default: {GROUP_SIZE})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--asymmetric", action="store_true", help="a zero point in every group (integers)"
+    )
+    parser.add_argument(
+        "--activations", choices=("float16", "bfloat16"), default="float16",
+        help="dtype of the activations (default: float16)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--keep", type=_positive, default=KEEP, metavar="N",
+        help=f"points of each shape to try, the best ones of the cost model (default: {KEEP})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seconds", type=_positive_number, metavar="S", help="begin nothing after so long"
+    )
+    parser.add_argument(
+        "--table", type=Path, metavar="FILE",
+        help="write the results there too, in the form of the tables in the package",
+    )  # fmt: skip
+    parser.add_argument(
+        "--dry-run", action="store_true",
+        help="without a GPU: rank by the cost model, compile the best points and show them",
+    )  # fmt: skip
+    parser.add_argument(
+        "--device", metavar="NAME",
+        help=f"of a dry run: {', '.join(DEVICES)} (default: one like the target)",
+    )  # fmt: skip
+    parser.add_argument("--target", metavar="ARCH", help=f"of a dry run: {TARGET_HELP}")
+    parser.set_defaults(command=tune_matmul)
+
+
 def _add_cache(commands: Any) -> None:
     parser = commands.add_parser(
         "cache",
@@ -326,6 +386,10 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
     return int(text)
+
+
+def _positives(text: str) -> tuple[int, ...]:
+    return tuple(_positive(word.strip()) for word in text.split(","))
 
 
 def _positive_number(text: str) -> float:
@@ -602,6 +666,14 @@ def _compiled_for(arguments: argparse.Namespace, target: Target) -> tuple[Progra
     with scope(target):  # passes ask for the target's shared memory
         program = compile_program(_source_program(arguments))
         return program, compile_program_for(program, target)
+
+
+def tune_matmul(arguments: argparse.Namespace) -> int:
+    """`tilus tune`: a line for each shape as it is done; or the tables of a dry run."""
+    request = tuning_request(arguments)
+    for text in dry_run(request) if arguments.dry_run else tune_all(request):
+        print(text, flush=True)
+    return 0
 
 
 def list_cache(arguments: argparse.Namespace) -> int:

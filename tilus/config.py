@@ -28,6 +28,7 @@ import platformdirs
 
 from tilus.errors import TilusError
 
+TUNE = ("auto", "off")
 ENGINES = ("auto", "interpreter", "emulator", "cuda")
 MAX_DEBUG_LEVEL = 5
 
@@ -150,6 +151,12 @@ class Settings:
     bench_warmup: int = _setting(_integer(0), "untimed runs before a tuning candidate is timed", 1)
     bench_repeat: int = _setting(
         _integer(1), "timed runs of a tuning candidate; the median counts", 5
+    )
+    tune: str = _setting(
+        _choice(TUNE),
+        "whether the first call of an autotuned kernel on a GPU tries its tuning points; off: it "
+        "takes the stored result, or else the first point",
+        "auto",
     )
     debug: int = _setting(
         _integer(0, MAX_DEBUG_LEVEL), "how much the compiler reports; 0 is silent", 0

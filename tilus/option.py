@@ -19,6 +19,7 @@ __all__ = [
     "engine",
     "get_option",
     "parallel_workers",
+    "tune",
 ]
 
 
@@ -33,7 +34,7 @@ def engine(name: str) -> None:
 
 
 def parallel_workers(n: int) -> None:
-    """Compile tuning candidates in `n` >= 1 processes at the same time."""
+    """Compile tuning candidates by `n` >= 1 threads at the same time."""
     set_option("parallel_workers", n)
 
 
@@ -45,6 +46,14 @@ def bench_warmup(n: int) -> None:
 def bench_repeat(n: int) -> None:
     """Time `n` >= 1 runs of each tuning candidate and take their median."""
     set_option("bench_repeat", n)
+
+
+def tune(mode: str) -> None:
+    """Try the points of autotuned kernels at their first call on a GPU ("auto"), or never ("off").
+
+    With "off" a stored result is still used; without one it is the first point.
+    """
+    set_option("tune", mode)
 
 
 class debug:  # in lower case, as users read it: tilus.option.debug.dump_ir(True)

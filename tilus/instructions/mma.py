@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from math import gcd
 from typing import TYPE_CHECKING, Any
 
@@ -61,28 +62,30 @@ class Tiling:
     config: MmaDotConfig
     batch: tuple[int, int] | None = None
 
-    def _batched(self, layout: RegisterLayout) -> RegisterLayout:
-        if self.batch is None:
-            return layout
-        alone, groups = self.batch
-        return local(alone, 1, 1) * spatial(groups, 1, 1) * layout.unsqueeze(0)
-
     @property
     def la(self) -> RegisterLayout:
-        return self._batched(self.config.la)
+        return _batched(self.config.la, self.batch)
 
     @property
     def lb(self) -> RegisterLayout:
-        return self._batched(self.config.lb)
+        return _batched(self.config.lb, self.batch)
 
     @property
     def lc(self) -> RegisterLayout:
-        return self._batched(self.config.lc)
+        return _batched(self.config.lc, self.batch)
 
     @property
     def matrices(self) -> int:
         """The products that a warp computes."""
         return 1 if self.batch is None else self.batch[0]
+
+
+@lru_cache(1024)  # an unrolled kernel asks for the same ones over and over
+def _batched(layout: RegisterLayout, batch: tuple[int, int] | None) -> RegisterLayout:
+    if batch is None:
+        return layout
+    alone, groups = batch
+    return local(alone, 1, 1) * spatial(groups, 1, 1) * layout.unsqueeze(0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -64,6 +64,39 @@ def set_launcher(launcher: Launcher) -> None:
     _launcher = launcher
 
 
+@dataclass(frozen=True, eq=False)
+class TunedCall:
+    """A call of a kernel that has several tuning points.
+
+    Attributes:
+        candidates: the points, and the kernel of each.
+        arguments: of the call.
+        specialise: makes a candidate's kernel for them.
+        chosen: for calls like earlier ones, what was chosen; kept until an attribute is set.
+    """
+
+    candidates: tuple[tuple[dict[str, Any], Script], ...]
+    arguments: Sequence[Argument]
+    specialise: Callable[[Script], Specialisation]
+    chosen: dict[Any, Script]
+
+
+Chooser = Callable[[TunedCall], "Script"]
+
+
+def _first_point(call: TunedCall) -> Script:
+    return call.candidates[0][1]
+
+
+_chooser: Chooser = _first_point
+
+
+def set_chooser(chooser: Chooser) -> None:
+    """Let `chooser` say which point a call of an autotuned kernel takes, as `set_launcher`."""
+    global _chooser
+    _chooser = chooser
+
+
 _PROTECTED = ("attrs", "assume", "static_assert", *LANGUAGE)
 
 
@@ -72,7 +105,10 @@ class HostUseError(TilusError, AttributeError):
 
 
 class ScriptMeta(type):
-    """Makes one instance per point of an autotuned class's space, and returns the first."""
+    """Makes one instance per point of an autotuned class's space, and returns the first.
+
+    It stands for all of them: an attribute that is set on it is set on each.
+    """
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         points = _points(cls, kwargs)
@@ -179,9 +215,11 @@ class Script(metaclass=ScriptMeta):
     _kernel: ClassVar[Callable[..., Any] | None] = None
     _candidates: tuple[tuple[dict[str, Any], Script], ...] = ()
     _specialisations: dict[Any, Specialisation] | None = None
+    _chosen: dict[Any, Script] | None = None
 
     def __init__(self) -> None:
         self._specialisations = {}
+        self._chosen = {}
 
     def __getattr__(self, name: str) -> Any:
         """Operators and the like exist in the source of a kernel only."""
@@ -206,13 +244,16 @@ class Script(metaclass=ScriptMeta):
         if name in _PROTECTED or (name in REGISTRY and not name.startswith("_")):
             raise _reserved(name)
         object.__setattr__(self, name, value)
-        if self._specialisations:
-            self._specialisations.clear()  # they were compiled for the old value
+        for made in (self._specialisations, self._chosen):
+            if made:
+                made.clear()  # for the old value
+        for _, other in self._candidates[1:]:
+            setattr(other, name, value)
 
     @property
     def schedules(self) -> tuple[dict[str, Any], ...]:
-        """The tuning points of this kernel; the first is the one used where no GPU can time
-        them.
+        """The tuning points of this kernel. On a GPU the first call of a kind finds the fastest;
+        elsewhere the first one is used.
         """
         return tuple(point for point, _ in self._candidates)
 
@@ -241,10 +282,22 @@ class Script(metaclass=ScriptMeta):
         """Run the kernel; `__call__` of every subclass."""
         signature = self._signature()
         arguments = signature.bind(args, kwargs)
-        kernel = self._specialised(signature, arguments)
+        kernel = self._scheduled(signature, arguments)
         _launcher(kernel, [a.value for a in arguments if not a.is_constant])
 
     __call__ = _launch
+
+    def _scheduled(self, signature: Signature, arguments: Sequence[Argument]) -> Specialisation:
+        """The kernel for these arguments, of the point that is best for them."""
+
+        def specialise(script: Script) -> Specialisation:
+            return script._specialised(signature, arguments)
+
+        if len(self._candidates) < 2:
+            return specialise(self)
+        assert self._chosen is not None
+        call = TunedCall(self._candidates, arguments, specialise, self._chosen)
+        return specialise(_chooser(call))
 
     def _signature(self) -> Signature:
         kernel = type(self)._kernel

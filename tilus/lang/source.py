@@ -71,8 +71,9 @@ def _parse(function: Callable[..., Any]) -> tuple[ast.FunctionDef, str, int, int
     return node, inspect.getsourcefile(function) or "<unknown>", first_line, indent
 
 
-def assigned_names(node: ast.AST) -> set[str]:
+@lru_cache(1024)  # a method is inlined many times
+def assigned_names(node: ast.AST) -> frozenset[str]:
     """Names that the statements under `node` assign to."""
-    return {
+    return frozenset(
         n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
-    }
+    )

@@ -21,16 +21,14 @@ from tilus.errors import TilusError
 from tilus.ir.layout import plan_unpack
 from tilus.ops import large_schedule
 from tilus.ops.blobs import PART, TOKENS, BlobFormat, pack_blobs
-from tilus.ops.choose import choose_large, device_for
+from tilus.ops.choose import SMS as SMS
+from tilus.ops.choose import large_for, small_for
+from tilus.ops.choose import split_of as split_of
 from tilus.ops.large_m import LargeMatmul, scales_are_steady
 from tilus.ops.small_m import COLUMNS, Epilogue, Schedule, SmallMatmul
 from tilus.ops.storage import QuantizedTensor, unpack_bits
-from tilus.target import get_current_target, target_of_capability
 from tilus.tensor import dtype_from_torch
-from tilus.utils import cdiv
 
-SMS = 132  # multiprocessors of an H100, for which schedules are made where there is no GPU
-MOST_SPLIT = 8
 FEW = TOKENS * COLUMNS[-1]  # tokens, up to which memory bounds the time
 MOST_TOKENS = 4096  # schedules are the same beyond
 
@@ -166,35 +164,10 @@ def bucket(m: int) -> int:
 
 
 def _few(form: LeanForm, tokens: int, device: torch.device, epilogue: Epilogue) -> SmallMatmul:
-    multiprocessors, shared_bytes = _hardware(device)
-    columns = next((c for c in COLUMNS if tokens <= TOKENS * c), COLUMNS[-1])
-    split = split_of(form.blobs, cdiv(tokens, TOKENS * columns), multiprocessors)
-    schedule = Schedule.of(form.blobs, split, shared_bytes)
+    columns, schedule = small_for(form.blobs, tokens, device)
     return _small_kernel(form.blobs, schedule, epilogue, columns, form.zero)
 
 
 def _many(form: LeanForm, tokens: int, device: torch.device, epilogue: Epilogue) -> LargeMatmul:
-    shared_bytes = _hardware(device)[1]
-    schedule = choose_large(form.blobs, tokens, device_for(device), shared_bytes=shared_bytes)
+    schedule = large_for(form.blobs, tokens, device)
     return _large_kernel(form.blobs, schedule, epilogue, form.zero)
-
-
-def _hardware(device: torch.device) -> tuple[int, int]:
-    """Multiprocessors, and the shared memory that a block may have."""
-    if device.type != "cuda":
-        return SMS, get_current_target().properties.shared_memory_per_block
-    properties = torch.cuda.get_device_properties(device)
-    target = target_of_capability(torch.cuda.get_device_capability(device))
-    return properties.multi_processor_count, target.properties.shared_memory_per_block
-
-
-def split_of(blobs: BlobFormat, blocks_m: int, multiprocessors: int) -> int:
-    """How many blocks share the k of a tile, so that no wave of blocks is mostly empty."""
-    blocks = blobs.n_tiles * blocks_m
-
-    def time(split: int) -> float:
-        waves = cdiv(blocks * split, multiprocessors)
-        steps = cdiv(blobs.chunks, Schedule.of(blobs, split).warps * split)
-        return waves * (steps + 1.0) + (0.5 if split > 1 else 0.0)  # a step is 8 chunks of an SM
-
-    return min(range(1, min(MOST_SPLIT, blobs.chunks) + 1), key=time)
