@@ -22,7 +22,7 @@ from tilus.errors import TilusError
 from tilus.nn.linear import QuantizedLinear
 from tilus.ops.quantize import check_choices, check_weight, quantize
 from tilus.ops.storage import QuantizedTensor
-from tilus.ops.warmup import progress_bar
+from tilus.runtime.progress import progress_bar
 
 Linear = torch.nn.Linear
 GROUP_SIZES = (256, 128, 64, 32, 16)

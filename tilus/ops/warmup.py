@@ -16,10 +16,9 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from rich.console import Console
-from rich.progress import Progress
 
 from tilus.config import get_option, settings
 from tilus.errors import TilusError
@@ -29,7 +28,11 @@ from tilus.ops.matmul import ACTIVATIONS, Call, Kind, Product, call_for, product
 from tilus.ops.storage import FLOATS, QuantizedTensor
 from tilus.runtime import launch
 from tilus.runtime.cache import SUFFIX, kernel_cache
+from tilus.runtime.progress import progress_bar
 from tilus.target import Target, get_current_target
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 # One of each range that has kernels of its own: after these no number of tokens compiles.
 ALL_TOKENS = tuple(1 << bit for bit in range(3, MOST_TOKENS.bit_length()))
@@ -228,13 +231,6 @@ def _run(call: Call, use: Use, m: int) -> None:
     out = torch.empty(m, n, dtype=use.out, device=device)
     bias = None if use.bias is None else torch.zeros(n, dtype=use.bias, device=device)
     call(m, x, use.weight.scales, use.weight.zeros, bias, out)
-
-
-def progress_bar(wanted: bool) -> Progress:
-    """On standard error, and only where somebody watches."""
-    console = Console(stderr=True)
-    watched = console.is_terminal or console.is_jupyter
-    return Progress(console=console, disable=not (wanted and watched), transient=True)
 
 
 # ---- checks --------------------------------------------------------------------------------------

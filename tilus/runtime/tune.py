@@ -22,11 +22,9 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
-from rich.console import Console
-from rich.progress import Progress, TaskID
 
 from tilus.config import settings
 from tilus.errors import TilusError
@@ -35,10 +33,14 @@ from tilus.runtime.devices import Device
 from tilus.runtime.inspect import occupancy
 from tilus.runtime.launch import compile_kernel
 from tilus.runtime.model import Demand, predict
+from tilus.runtime.progress import progress_bar
 from tilus.runtime.timing import Timer, spread_of
 from tilus.runtime.tuning_check import difference
 from tilus.runtime.tuning_log import Entry, Key, Measured, Point, TuningLog, canonical
 from tilus.target import Target
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 BATCH = 8  # points that are timed side by side
 FIRST_REPEATS = 3  # after which a point may be given up
@@ -188,7 +190,7 @@ class _Session:
     tuner: Tuner
     entry: Entry
     bar: Progress
-    task: TaskID = field(default=TaskID(0))
+    task: TaskID = field(default=cast("TaskID", 0))
 
     def run(self, chosen: Sequence[Candidate], reference: Result | None) -> Entry:
         todo = [one for one in chosen if self.entry.of(one.point) is None]
@@ -375,10 +377,3 @@ def _nothing_works(entry: Entry) -> TilusError:
         f"no point of {entry.key.kernel} can be used",
         found="; ".join(reason.replace("\n", " ") for reason in reasons[:3]) or "none was tried",
     )
-
-
-def progress_bar(wanted: bool) -> Progress:
-    """On standard error, and only where somebody watches."""
-    console = Console(stderr=True)
-    watched = console.is_terminal or console.is_jupyter
-    return Progress(console=console, disable=not (wanted and watched), transient=True)
