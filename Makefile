@@ -1,6 +1,8 @@
-# Two commands; each does everything on a fresh machine that has Python (3.10 or newer) and make:
+# Three commands; each does everything on a fresh machine that has Python (3.10 or newer) and make:
 #   make demo    install, then run the main job: quantised matmuls of a real model (ARGS="--random" for options)
 #   make test    install, then formatting, lint, types and the whole test suite (ARGS="-k layout" for options)
+#   make bench   install, then what can be measured here: instructions a weight costs, beside Triton's; compile
+#                times; on a GPU, times (ARGS="--jobs 4" for options)
 # Another interpreter: `make test PYTHON=python3.12`.
 
 PYTHON ?= python3
@@ -11,7 +13,7 @@ INPUTS := pyproject.toml constraints.txt
 
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: demo test
+.PHONY: demo test bench
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/tilus demo $(ARGS)
@@ -21,6 +23,9 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.bench $(ARGS)
 
 # torch goes first and alone: constrained to the tested version, a machine that offers a CPU build of it
 # takes that one, and the gigabytes of CUDA packages stay away.

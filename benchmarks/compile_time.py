@@ -152,6 +152,31 @@ def middle(measurements):
     return sorted(measurements, key=lambda each: each["total"])[len(measurements) // 2]
 
 
+def medians_of(types, imports):
+    """Those that have a target."""
+    kinds = ("uncached", "first", "on_disk")
+    return {
+        **{k: statistics.median(each[k]["total"] for each in types.values()) for k in kinds},
+        "import": statistics.median(imports),
+    }
+
+
+def updated(old, new):
+    """The results of all types with those that a part of them measured anew, and how; the same
+    part is told once.
+    """
+    types = {**old["types"], **new["types"]}
+    others = [one for one in old.get("updates", []) if one["command"] != new["command"]]
+    update = {key: new[key] for key in ("command", "commit", "machine", "versions")}
+    return {
+        **old,
+        "medians": medians_of(types, new["import"]),
+        "import": new["import"],
+        "types": types,
+        "updates": [*others, {**update, "types": list(new["types"])}],
+    }
+
+
 def report(types, imports):
     """Prints the tables; returns the medians that have a target."""
     from tabulate import tabulate
@@ -164,11 +189,7 @@ def report(types, imports):
     headings = ("type", "passes", "text", "NVRTC", "uncached", "first", "on disk")
     rows.append(("median", *map(statistics.median, list(zip(*rows, strict=True))[1:])))
     print(tabulate(rows, [f"{h}{', ms' if h != 'type' else ''}" for h in headings], floatfmt=".1f"))
-    medians = {
-        kind: statistics.median(each[kind]["total"] for each in types.values())
-        for kind in ("uncached", "first", "on_disk")
-    }
-    medians["import"] = statistics.median(imports)
+    medians = medians_of(types, imports)
     verdicts = [
         (kind, 1e3 * found, 1e3 * TARGETS[kind], "yes" if found <= TARGETS[kind] else "no")
         for kind, found in medians.items()
@@ -216,6 +237,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--types", help="as in uint4b,float6_e3m2 (default: all of 1..8 bits)")
     parser.add_argument("--repeats", type=int, default=3, help="processes (default: 3)")
+    parser.add_argument("--update", action="store_true", help="renew these types of the JSON alone")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "compile_time.json")
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)  # what a process is asked
     arguments = parser.parse_args()
@@ -236,6 +258,8 @@ def main():
     medians = report(types, imports)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     everything = {**facts, "medians": medians, "import": imports, "types": types}
+    if arguments.update:
+        everything = updated(json.loads(arguments.output.read_text()), everything)
     arguments.output.write_text(json.dumps(everything, indent=1) + "\n")
     return 0 if all(found <= TARGETS[kind] for kind, found in medians.items()) else 1
 

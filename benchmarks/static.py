@@ -23,9 +23,11 @@ bounds      a time below which no GPU of 132 SMs at 1.755 GHz gets, whatever it 
             and the largest of them. Start-up, tail and latency come on top.
 traffic     on the emulator, for [128, 2048] weights and 8 or 64 tokens: the part of each 32-byte
             sector of global memory that its requests use, and the bank conflicts of shared memory
+Triton      the kernel of peers/triton_w4a16.py, compiled and read in the same run where triton is
+            installed: of the points it is tuned among, the one with the fewest issue slots
 
-The surprise: peers' numbers are not counted here. They were counted by others in the same way, in
-the main loop of the configuration that each one's authors choose for an H100.
+The surprise: other peers' numbers are not counted here. They were counted by others in the same
+way, in the main loop of the configuration that each one's authors choose for an H100.
 """
 
 from __future__ import annotations
@@ -69,6 +71,7 @@ from tilus.tensor import dtype_to_torch
 from tilus.utils import cdiv
 
 HERE = Path(__file__).parent
+CASE_KEYS = ("weight", "activation", "arch", "m")
 RESULTS = HERE / "results" / "static.json"
 README = HERE.parent / "README.md"
 EXTENT, GROUP = 8192, 128
@@ -77,6 +80,8 @@ PROFILED_N, PROFILED_K, PROFILED_M = 128, 2048, (8, 64)
 COLUMN = 8  # tokens of a tensor-core instruction, whose 16 x 16 weights are 8 a lane
 WEIGHTS_OF_MATRIX = 8
 MOST_SMALL_TOKENS = COLUMN * max(COLUMNS)
+TRITON_WEIGHTS = ("u2", "u4", "u8")
+TRITON_TOKENS = (16, 64, 256)  # its tiles are the same for fewer
 
 WEIGHTS = (
     *(f"u{bits}" for bits in range(1, 9)),
@@ -417,6 +422,40 @@ def told(traffic: Traffic) -> dict[str, float]:
     }
 
 
+# ---- the Triton kernel ---------------------------------------------------------------------------
+
+
+def triton_cases(cases: Sequence[Case]) -> list[Case]:
+    """Those to count beside ours: for Hopper, with activations of float16."""
+    found = [
+        replace(case, m=triton_tokens(case.m))
+        for case in cases
+        if case.weight in TRITON_WEIGHTS
+        and (case.activation, case.arch) == (ACTIVATIONS[0], HOPPER)
+        and case.m <= TRITON_TOKENS[-1]
+    ]
+    return list(dict.fromkeys(found))
+
+
+def triton_tokens(m: int) -> int:
+    """For which its kernel for `m` tokens is counted.
+
+    >>> triton_tokens(1), triton_tokens(32)
+    (16, 64)
+    """
+    return next(tokens for tokens in TRITON_TOKENS if m <= tokens)
+
+
+def try_triton(case: Case) -> dict[str, Any]:
+    """A row of the Triton kernel, or why there is none."""
+    from benchmarks.peers.triton_static import count
+
+    try:
+        return {**asdict(case), **count(stored_type(case.weight).nbits, case.m, case.arch)}
+    except TilusError as error:
+        return {**asdict(case), "missing": f"{error.message}: {error.found}"}
+
+
 # ---- all of them ---------------------------------------------------------------------------------
 
 
@@ -442,8 +481,8 @@ def with_bounds(case: Case, counts: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-def measure(cases: Sequence[Case], jobs: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The rows of the table, and the traffic by weight and activation."""
+def measure(cases: Sequence[Case], jobs: int) -> dict[str, list[dict[str, Any]]]:
+    """The rows of the table, the traffic by weight and activation, and Triton's rows."""
     kernels = list(dict.fromkeys(map(same_kernel, cases)))
     profiled = [replace(c, m=m) for c in cases if c.arch == cases[-1].arch for m in PROFILED_M]
     profiled = list(dict.fromkeys(profiled))
@@ -451,9 +490,10 @@ def measure(cases: Sequence[Case], jobs: int) -> tuple[list[dict[str, Any]], lis
     with ProcessPoolExecutor(jobs, mp_context=context) as pool:
         counts = dict(zip(kernels, pool.map(try_count, kernels), strict=True))
         traffic = list(pool.map(measure_traffic, profiled))
+        triton = list(pool.map(try_triton, triton_cases(cases)))
     rows = [with_bounds(case, counts[same_kernel(case)]) for case in cases]
     named = [{**asdict(c), **found} for c, found in zip(profiled, traffic, strict=True)]
-    return rows, named
+    return {"rows": rows, "traffic": named, "triton": triton}
 
 
 def versions(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -569,12 +609,70 @@ def bounds_cells(row: dict[str, Any], traffic: dict[str, Any]) -> list[str]:
     ]
 
 
+def triton_table(rows: Rows, triton: Rows, arch: str) -> str:
+    """Ours and Triton's side by side, with the registers of each."""
+    tokens = [m for m in TOKENS[1:] if m in TRITON_TOKENS or m < TRITON_TOKENS[0]]
+    headings = ("weight", *(f"M = {m}: {who}" for m in tokens for who in ("tilus", "Triton")))
+    cells = []
+    for weight in TRITON_WEIGHTS:
+        row = [weight]
+        for m in tokens:
+            case = Case(weight, ACTIVATIONS[0], arch, m)
+            row += [with_registers(rows, case),
+                    with_registers(triton, replace(case, m=triton_tokens(m)))]  # fmt: skip
+        if set(row[2::2]) != {"-"}:
+            cells.append(row)
+    return tabulate(cells, headings, tablefmt="github", disable_numparse=True)
+
+
+def with_registers(rows: Rows, case: Case) -> str:
+    cell = slots_cell(rows, case)
+    return cell if cell == "-" else f"{cell}, {rows[case]['registers']}"
+
+
+def triton_section(rows: Rows, log: dict[str, Any], arch: str) -> list[str]:
+    """Lines; none where nothing of Triton was counted."""
+    triton = by_case([row for row in log.get("triton", ()) if "missing" not in row])
+    if not triton:
+        return []
+    releases = ", ".join(sorted({row["triton"] for row in triton.values()}))
+    return [
+        "Beside a W4A16 kernel in Triton with the same scales "
+        "([its text](benchmarks/peers/triton_w4a16.py)), compiled in the same run by Triton "
+        f"{releases}: issue / ALU slots, and registers. Of its tuning points, the one with the "
+        "fewest issue slots.",
+        "",
+        triton_table(rows, triton, arch),
+        "",
+    ]
+
+
+def by_case(rows: Sequence[dict[str, Any]]) -> Rows:
+    return {Case(*(row[key] for key in CASE_KEYS)): row for row in rows}
+
+
+def compile_lines() -> list[str]:
+    """What benchmarks/compile_time.py measured; none where it did not."""
+    path = RESULTS.with_name("compile_time.json")
+    if not path.is_file():
+        return []
+    log = json.loads(path.read_text())
+    found = log["medians"]
+    return [
+        f"From a program to machine code, medians over {len(log['types'])} types: "
+        f"{1e3 * found['uncached']:.0f} ms, {1e3 * found['first']:.0f} ms in a new process, "
+        f"{1e3 * found['on_disk']:.1f} ms from disk (`{log['command']}`, {log['machine']}; "
+        "[all figures](benchmarks/results/compile_time.json)).",
+        "",
+    ]
+
+
 def markdown(log: dict[str, Any], weights: Sequence[str], arch: str) -> str:
-    """The two tables for the README, and where they come from."""
-    rows = {Case(*(row[key] for key in ("weight", "activation", "arch", "m"))): row
-            for row in log["rows"]}  # fmt: skip
+    """The tables for the README, and where they come from."""
+    rows = by_case(log["rows"])
     version = log["versions"]
     changed = ", with changes" if version["changed_since"] else ""
+    updates = map(command_of, log.get("updates", ()))
     return "\n".join(
         [
             f"Issue / ALU slots per weight and lane in the hottest loop, for {arch}, float16 "
@@ -589,11 +687,18 @@ def markdown(log: dict[str, Any], weights: Sequence[str], arch: str) -> str:
             "",
             bounds_table(rows, log["traffic"], weights, arch),
             "",
-            f"`{log['command']}`; NVRTC {', '.join(version['nvrtc'])}, nvdisasm "
-            f"{version['nvdisasm']}, commit {version['commit'][:10]}{changed}; "
+            *triton_section(rows, log, arch),
+            *compile_lines(),
+            f"{', renewed by '.join([command_of(log), *updates])}; "
+            f"NVRTC {', '.join(version['nvrtc'])}, nvdisasm {version['nvdisasm']}, "
+            f"commit {version['commit'][:10]}{changed}; "
             "[all figures](benchmarks/results/static.json).",
         ]
     )
+
+
+def command_of(log: dict[str, Any]) -> str:
+    return f"`{log['command']}`"
 
 
 BEGIN, END = "<!-- static:begin -->", "<!-- static:end -->"
@@ -603,7 +708,8 @@ SECTION = f"""\
 
 Between memory and the tensor core a weight costs instructions, and there are few to spare: at the
 speed of an H100's memory a weight of b bits may take 1.24 b issue slots of a lane, half of them on
-the integer pipe. The kernels' machine code says what they take.
+the integer pipe. The kernels' machine code says what they take. `make bench` counts the more
+important rows again, without a GPU and within five minutes.
 
 {BEGIN}
 {END}
@@ -673,15 +779,18 @@ def is_whole(arguments: argparse.Namespace) -> bool:
 
 
 def updated(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """The log of a whole sweep with the rows that a part of it counted anew, and how."""
-
-    def key(row: dict[str, Any]) -> tuple[Any, ...]:
-        return row["weight"], row["activation"], row["arch"], row["m"]
-
-    fresh = {key(row): row for row in new["rows"]}
-    rows = [fresh.get(key(row), row) for row in old["rows"]]
+    """The log of a whole sweep with the rows that a part of it counted anew, and how; the same
+    part is told once.
+    """
+    parts = {part: renewed(old.get(part, []), new[part]) for part in ("rows", "traffic", "triton")}
     update = {"command": new["command"], "versions": new["versions"]}
-    return {**old, "rows": rows, "updates": [*old.get("updates", []), update]}
+    others = [one for one in old.get("updates", []) if one["command"] != new["command"]]
+    return {**old, **parts, "updates": [*others, update]}
+
+
+def renewed(old: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of the same case take the place of old ones, others come behind."""
+    return list({**by_case(old), **by_case(new)}.values())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -698,21 +807,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         for weight in arguments.dtypes
         for m in arguments.m
     ]
-    rows, traffic = measure(cases, arguments.jobs)
+    found = measure(cases, arguments.jobs)
     command = " ".join(["python benchmarks/static.py", *(sys.argv[1:] if argv is None else argv)])
-    log = {
-        "command": command, "versions": versions(rows), "n": EXTENT, "k": EXTENT,
-        "group_size": GROUP, "rows": rows, "traffic": traffic,
+    log: dict[str, Any] = {
+        "command": command, "versions": versions(found["rows"]), "n": EXTENT, "k": EXTENT,
+        "group_size": GROUP, **found,
         "traffic_problem": {"n": PROFILED_N, "k": PROFILED_K},
         "peers": {"source": "measured by others, static", "names": PEERS, "slots": PEER_SLOTS},
     }  # fmt: skip
+    weights = arguments.dtypes
     if arguments.update:
         log = updated(json.loads(RESULTS.read_text()), log)
-        rows = log["rows"]
+        weights = tuple(dict.fromkeys(row["weight"] for row in log["rows"]))
     if is_whole(arguments) or arguments.update:
         RESULTS.write_text(json.dumps(log, indent=1) + "\n")
-    print(full_table(rows), end="\n\n")
-    table = markdown(log, arguments.dtypes, arguments.arch[-1])
+    print(full_table(log["rows"]), end="\n\n")
+    table = markdown(log, weights, arguments.arch[-1])
     if arguments.readme:
         README.write_text(with_table(README.read_text(), table))
     print(table)
@@ -720,4 +830,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(HERE.parent))  # for the Triton kernel, of the package `benchmarks`
     sys.exit(main())
