@@ -2,8 +2,7 @@
 
     for item in plan(): item                 # Llama-3.3-70B o, u4, m = 1 comes first
 
-The layers are those of a decoder layer whose projections are fused as serving engines fuse them: q,
-k and v are one weight, gate and up another. N and K follow from a model's published configuration.
+The layers are those of `tilus.ops.shapes`.
 
 The surprise: a decoder step, all layers in a row, is an item like any other. Its `layers` are four
 in place of one.
@@ -15,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from tilus.errors import TilusError
+from tilus.ops.shapes import Layer, Model, model_of
 
 GROUP_SIZE = 128
 TOKENS = (1, 16, 8, 4, 2, 64, 256, 32, 128, 1024, 4096)  # the more telling ones first
@@ -31,72 +31,7 @@ TYPES = (
 STEP = "decoder step"
 
 
-@dataclass(frozen=True)
-class Layer:
-    """A weight [n, k]."""
-
-    name: str
-    n: int
-    k: int
-
-
-@dataclass(frozen=True)
-class Model:
-    """The figures of a configuration that decide the shapes of its linear layers.
-
-    Attributes:
-        name: without its publisher.
-        source: where the figures are from.
-    """
-
-    name: str
-    source: str
-    hidden_size: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    intermediate_size: int
-
-    @property
-    def layers(self) -> tuple[Layer, ...]:
-        """In the order of a decoder layer."""
-        attention = self.heads * self.head_dim
-        kept = self.kv_heads * self.head_dim
-        return (
-            Layer("qkv", attention + 2 * kept, self.hidden_size),
-            Layer("o", self.hidden_size, attention),
-            Layer("gate_up", 2 * self.intermediate_size, self.hidden_size),
-            Layer("down", self.hidden_size, self.intermediate_size),
-        )
-
-
-LLAMA = Model(
-    "Llama-3.3-70B",
-    "config.json of meta-llama/Llama-3.3-70B-Instruct",
-    hidden_size=8192,
-    heads=64,
-    kv_heads=8,
-    head_dim=128,
-    intermediate_size=28672,
-)
-QWEN = Model(
-    "Qwen2.5-32B",
-    "config.json of Qwen/Qwen2.5-32B",
-    hidden_size=5120,
-    heads=40,
-    kv_heads=8,
-    head_dim=128,
-    intermediate_size=27648,
-)
-GEMMA = Model(
-    "Gemma-2-9B",
-    "config.json of google/gemma-2-9b",
-    hidden_size=3584,
-    heads=16,
-    kv_heads=8,
-    head_dim=256,
-    intermediate_size=14336,
-)
+LLAMA, QWEN, GEMMA = map(model_of, ("llama-70b", "qwen2.5-32b", "gemma-2-9b"))
 MODELS = (LLAMA, QWEN, GEMMA)
 LAYERS = ("o", "gate_up", "down", "qkv")  # 8192 x 8192 is what others have measured
 

@@ -29,9 +29,11 @@ class Model:
     """The figures of a configuration that decide the shapes of its linear layers.
 
     Attributes:
+        name: without its publisher.
         source: where the figures are from.
     """
 
+    name: str
     source: str
     hidden_size: int
     heads: int
@@ -55,6 +57,7 @@ class Model:
 MODELS: Mapping[str, Model] = MappingProxyType(
     {
         "gemma-2-9b": Model(
+            "Gemma-2-9B",
             "config.json of google/gemma-2-9b",
             hidden_size=3584,
             heads=16,
@@ -63,6 +66,7 @@ MODELS: Mapping[str, Model] = MappingProxyType(
             intermediate_size=14336,
         ),
         "qwen2.5-32b": Model(
+            "Qwen2.5-32B",
             "config.json of Qwen/Qwen2.5-32B",
             hidden_size=5120,
             heads=40,
@@ -71,6 +75,7 @@ MODELS: Mapping[str, Model] = MappingProxyType(
             intermediate_size=27648,
         ),
         "llama-70b": Model(
+            "Llama-3.3-70B",
             "config.json of meta-llama/Llama-3.3-70B-Instruct",
             hidden_size=8192,
             heads=64,
