@@ -58,7 +58,7 @@ def nearest_factor(values: Numbers, target: DataType) -> float:
 
     >>> from tilus.dtypes import float16
     >>> nearest_factor(np.array([0.0, 0.1, 0.2, 0.3]), float16)
-    1.25
+    5.0
     """
     with np.errstate(over="ignore"):
         if np.array_equal(target.encode(values).astype(np.float64), values):
