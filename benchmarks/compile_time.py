@@ -161,6 +161,15 @@ def medians_of(types, imports):
     }
 
 
+def command_of(options):
+    """As somebody else would type it: where the results went is nobody's business."""
+    told = list(options)
+    if "--output" in told:
+        at = told.index("--output")
+        del told[at : at + 2]
+    return " ".join(["python benchmarks/compile_time.py", *told])
+
+
 def updated(old, new):
     """The results of all types with those that a part of them measured anew, and how; the same
     part is told once.
@@ -207,7 +216,7 @@ def circumstances():
     from tilus.runtime.nvrtc import nvrtc_release
 
     return {
-        "command": f"python {' '.join(sys.argv)}",
+        "command": command_of(sys.argv[1:]),
         "commit": commit(),
         "machine": f"{processor()}, {platform.system()} {platform.release()}",
         "target": ARCH,
