@@ -32,6 +32,7 @@ from benchmarks.peers import PEERS, Peer
 from benchmarks.record import HERE, NAME, RESULTS, SCHEMA, Log, Row, commit, folder_of, versions
 from benchmarks.record import write as write_log
 from benchmarks.shapes import Item
+from benchmarks.static import numbers, words
 from tilus.errors import TilusError
 
 BUDGET, SMOKE_BUDGET = 480.0, 60.0  # seconds
@@ -146,17 +147,6 @@ def progress(item: Item, rows: Sequence[Row], elapsed: float) -> str:
 
 
 # ---- the command ---------------------------------------------------------------------------------
-
-
-def words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(","))
-
-
-def numbers(text: str) -> tuple[int, ...]:
-    found = tuple(int(word) for word in text.split(","))
-    if min(found) < 1:
-        raise argparse.ArgumentTypeError("M is at least 1")
-    return found
 
 
 def seconds(text: str) -> float:
