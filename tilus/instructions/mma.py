@@ -12,10 +12,8 @@ is rounded once.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
-from math import gcd
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,18 +27,16 @@ from tilus.dtypes import DataType, convert
 from tilus.errors import TilusError
 from tilus.instructions.arguments import expect
 from tilus.instructions.elementwise import default_layout, layout_of, local_index
+from tilus.instructions.mma_tiling import Tiling, tilings_of
 from tilus.ir.expr import Expr, apply, as_expr, promote
 from tilus.ir.instruction import Instruction, Known, Proposal, Strength
 from tilus.ir.layout import (
     AtomicMma,
     LayoutError,
-    MmaDotConfig,
     RegisterLayout,
     find_atomic_mma,
     holds_operands,
     local,
-    mma_dot_config,
-    spatial,
 )
 from tilus.ir.tensor import RegisterTensor
 
@@ -49,43 +45,7 @@ if TYPE_CHECKING:
     from tilus.interp.machine import Machine
 
 Array = np.ndarray[Any, Any]
-WARP_SIZE = 32
 _FLOAT8 = (dtypes.float8_e4m3, dtypes.float8_e5m2)
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """A tensor-core tiling of each matrix of a batch: `batch` (matrices a warp, groups of warps)
-    along the leading dimension; None where there is none.
-    """
-
-    config: MmaDotConfig
-    batch: tuple[int, int] | None = None
-
-    @property
-    def la(self) -> RegisterLayout:
-        return _batched(self.config.la, self.batch)
-
-    @property
-    def lb(self) -> RegisterLayout:
-        return _batched(self.config.lb, self.batch)
-
-    @property
-    def lc(self) -> RegisterLayout:
-        return _batched(self.config.lc, self.batch)
-
-    @property
-    def matrices(self) -> int:
-        """The products that a warp computes."""
-        return 1 if self.batch is None else self.batch[0]
-
-
-@lru_cache(1024)  # an unrolled kernel asks for the same ones over and over
-def _batched(layout: RegisterLayout, batch: tuple[int, int] | None) -> RegisterLayout:
-    if batch is None:
-        return layout
-    alone, groups = batch
-    return local(alone, 1, 1) * spatial(groups, 1, 1) * layout.unsqueeze(0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,44 +154,10 @@ class Dot(Instruction, name="dot"):
         if self.c is not None and self.c is not self.out:
             yield "c", self.c
 
-    def _tilings(self, num_threads: int) -> list[Tiling]:
-        """All tilings by the block's warps, first those in which a warp reads the least."""
-        warps = num_threads // WARP_SIZE
-        if len(self.a.shape) == 2:
-            return [Tiling(config) for config in self._configs(num_threads, warps)]
-        count = self.a.shape[0]
-        groups = [g for g in range(gcd(count, warps), 0, -1) if gcd(count, warps) % g == 0]
-        tilings: list[Tiling] = []
-        for group in groups:
-            with suppress(LayoutError):
-                configs = self._configs(num_threads, warps // group)
-                tilings += [Tiling(config, (count // group, group)) for config in configs]
-        return tilings or [Tiling(c) for c in self._configs(num_threads, warps)]
-
-    def _configs(self, num_threads: int, warps: int) -> list[MmaDotConfig]:
-        """The tilings of one matrix by `warps` warps."""
+    def _tilings(self, num_threads: int) -> tuple[Tiling, ...]:
         atom = find_atomic_mma(self.a.dtype, self.b.dtype, self.out.dtype)
-        (m, k), n = self.a.shape[-2:], self.b.shape[-1]
-        for name, extent, unit in (("m", m, atom.m), ("n", n, atom.n), ("k", k, atom.k)):
-            if extent % unit:
-                raise LayoutError(
-                    f"the tile is no multiple of {atom.name}",
-                    found=f"{name} = {extent}, {unit} needed",
-                )
-        rows, columns = m // atom.m, n // atom.n
-        configs = [
-            mma_dot_config(
-                atom, (wm, warps // wm), (rows // wm, columns * wm // warps, k // atom.k)
-            )
-            for wm in range(1, warps + 1)
-            if warps % wm == 0 and rows % wm == 0 and columns % (warps // wm) == 0
-        ]
-        if num_threads % WARP_SIZE or not configs:
-            raise LayoutError(
-                f"{num_threads} threads cannot share the tile",
-                found=f"{rows} x {columns} atoms of {atom.name}",
-            )
-        return sorted(configs, key=_operand_traffic)
+        *batch, m, k = self.a.shape
+        return tilings_of(atom, tuple(batch), (m, self.b.shape[-1], k), num_threads)
 
     def _simt_layouts(self, known: Known) -> Iterator[Proposal]:
         layout = next((lo for t in self._accumulators if (lo := known.register(t))), None)
@@ -401,11 +327,6 @@ def _integer_product(dot: Dot, a: Array, b: Array, c: Array | None) -> Array:
     if c is not None:
         total = total + c.astype(np.int64)
     return total.astype(dot.out.dtype.carrier)
-
-
-def _operand_traffic(config: MmaDotConfig) -> tuple[int, tuple[int, int]]:
-    (wm, wn) = config.warp_spatial
-    return config.m // wm + config.n // wn, config.warp_spatial
 
 
 def _check_shapes(a: RegisterTensor, b: RegisterTensor) -> None:
