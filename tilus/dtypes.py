@@ -67,6 +67,13 @@ class DataType:
     pointee: DataType | None = None
     values: tuple[float, ...] = ()
 
+    def __eq__(self, other: object) -> bool:
+        if self is other:  # nearly always, where they are equal
+            return True
+        if not isinstance(other, DataType) or self.name != other.name:
+            return False
+        return vars(self) == vars(other)
+
     def __hash__(self) -> int:
         return hash(self.name)  # the name tells everything, and a str remembers its hash
 
@@ -644,6 +651,8 @@ def _as_carrier(dtype: DataType, array: ArrayLike) -> Array:
 def _constant(dtype: DataType, value: Number) -> Number:
     if isinstance(value, np.generic):
         value = value.item()
+    if type(value) is int and dtype.is_integer() and value in _integers(dtype):
+        return value
     if not isinstance(value, (bool, int, float)):
         raise TilusError(f"a constant of {dtype} is a number", found=repr(value))
     if dtype.is_float() or dtype.kind == "codebook":
@@ -658,6 +667,11 @@ def _constant(dtype: DataType, value: Number) -> Number:
     if not dtype.min_value <= number <= dtype.max_value:
         raise _out_of_range(dtype, value)
     return bool(number) if dtype.kind == "bool" else number
+
+
+@cache
+def _integers(dtype: DataType) -> range:
+    return range(int(dtype.min_value), int(dtype.max_value) + 1)
 
 
 def _float_constant(dtype: DataType, value: Number) -> float:

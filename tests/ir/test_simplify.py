@@ -15,7 +15,7 @@ from tilus import dtypes
 from tilus.dtypes import DataType, boolean, float32, int8, int32, int64, uint8
 from tilus.errors import TilusError
 from tilus.ir.expr import OPERATORS, Apply, Const, Expr, Var, apply, cast, const, evaluate
-from tilus.ir.simplify import CONSTANTS, RULES, Rule, simplify
+from tilus.ir.simplify import CONSTANTS, RULES, Rule, Simplifier, simplify
 
 i, j, n = (Var(int32, name) for name in "ijn")
 RANGES = {i: (0, 31), j: (0, 3), n: (1, 2**31 - 1)}
@@ -253,3 +253,16 @@ def test_pointer_arithmetic_is_shortened_and_stays_a_pointer():
     pointer = Var(~dtypes.float32, "ptr")
     result = simplify(Apply(pointer.dtype, "add", (pointer, (i + 1) + 2)))
     assert ("ptr + (i + 3)", pointer.dtype) == (str(result), result.dtype)
+
+
+def test_equal_results_are_the_same_object():
+    short = Simplifier(range_of)
+    found = [short(e) for e in ((i + 1) + 2, (i + 2) + 1, i + 3, 3 + i)]
+    assert all(one is found[0] for one in found)
+    assert short(const(3, int32)) is found[0].args[1]
+
+
+def test_zeros_of_either_sign_are_no_equal_results():
+    short, x = Simplifier(range_of), Var(float32, "x")
+    ends = [short(apply("mul", x, const(zero, float32))) for zero in (0.0, -0.0)]
+    assert ["x * 0.0", "x * -0.0"] == [str(end) for end in ends]

@@ -73,7 +73,7 @@ class GlobalAccess:
 
     def indices(self, thread: Expr | int, register: Expr | int) -> list[Expr]:
         """The index in the tensor, per dimension, without the offsets."""
-        inside = self.layout.indices(thread, register)
+        inside = self.layout.indices(thread, _number_or(register))
         result = [as_expr(0)] * len(self.offsets)
         for dim, index in zip(self.dims, inside, strict=True):
             result[dim] = self._short(as_expr(index))
@@ -120,6 +120,7 @@ class GlobalAccess:
             return 1
         return self.layout.contiguous_local(-1)
 
+    @cached_property
     def piece_bytes(self) -> int | None:
         """The widest legal access, or None where elements do not fill whole bytes."""
         run = self.run
@@ -262,6 +263,12 @@ class GlobalAccess:
             yield i, address, self.conditions(thread, register)
 
 
+def _number_or(value: Expr | int) -> Expr | int:
+    """A constant as a Python number, with which layouts compute at once."""
+    number = as_int(value)
+    return value if number is None else number
+
+
 def turns(e: Emitter, count: int) -> Iterator[tuple[str, Expr]]:
     """Open an unrolled loop; yields its index as text and as an expression, once."""
     with e.unrolled(count) as i:
@@ -370,7 +377,7 @@ class SharedAccess:
         return self.tile.dtype.nbits
 
     def indices(self, thread: Expr | int, register: Expr | int) -> list[Expr]:
-        inside = [as_expr(j) for j in self.layout.indices(thread, register)]
+        inside = [as_expr(j) for j in self.layout.indices(thread, _number_or(register))]
         if not self.starts:
             return inside
         result = list(self.starts)
@@ -414,6 +421,7 @@ class SharedAccess:
                 return run
         return 1
 
+    @cached_property
     def piece_bytes(self) -> int | None:
         """The widest legal access, or None where elements do not fill whole bytes."""
         bits = math.gcd(self.run * self.nbits, 128)
@@ -450,7 +458,7 @@ def _divisors(number: int) -> list[int]:
 
 def load_tile(access: Access) -> None:
     """Registers from memory in the widest legal pieces; 0 where outside of the tensor."""
-    e, tile, nbytes = access.emitter, access.tile, access.piece_bytes()
+    e, tile, nbytes = access.emitter, access.tile, access.piece_bytes
     name, source, nbits = e.tile(tile), e.name(access.tensor), tile.dtype.nbits
     if nbytes is None:
         e.note(f"{name}: loaded element by element, as {tile.dtype} elements are not whole bytes")
@@ -473,7 +481,7 @@ def load_tile(access: Access) -> None:
 
 def store_tile(access: Access) -> None:
     """Registers to memory; pieces outside of the tensor are skipped."""
-    e, tile, nbytes = access.emitter, access.tile, access.piece_bytes()
+    e, tile, nbytes = access.emitter, access.tile, access.piece_bytes
     name, target, nbits = e.tile(tile), e.name(access.tensor), tile.dtype.nbits
     if nbytes is None:
         e.note(f"{name}: stored bit by bit, as {tile.dtype} elements are not whole bytes")

@@ -68,12 +68,20 @@ class ScalarWriter:
         self.name_of = name_of
         self.use = use
         self.non_negative = non_negative
+        # By identity; the expression is kept, so that its id stays its own.
+        self._texts: dict[tuple[int, int], tuple[Expr, str]] = {}
 
     def __call__(self, expr: Expr, outer: int = 0) -> str:
         """`expr` as a C expression of `scalar_type(expr.dtype)`.
 
         In parentheses where it binds less tightly than `outer` (a value of `PRECEDENCE`).
         """
+        known = self._texts.get((id(expr), outer))
+        if known is None:
+            known = self._texts[id(expr), outer] = expr, self._text(expr, outer)
+        return known[1]
+
+    def _text(self, expr: Expr, outer: int) -> str:
         if isinstance(expr, Const):
             return self.constant(expr)
         if isinstance(expr, Var):

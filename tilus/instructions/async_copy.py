@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,10 +53,10 @@ class _Way:
     vectors: int
     wide: bool  # whether it is worth it only for pieces of 16 bytes
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Bytes of a piece; 0 where elements do not fill whole bytes."""
-        return min(self.source.piece_bytes() or 0, self.target.piece_bytes() or 0)
+        return min(self.source.piece_bytes or 0, self.target.piece_bytes or 0)
 
     @property
     def fits(self) -> bool:
@@ -254,10 +255,10 @@ class CopyAsync(
     ) -> None:
         e.note(
             f"{e.name(self.dst)}: copied through registers, as cp.async needs 4 aligned bytes in a "
-            f"row: global memory gives {source.piece_bytes()}, shared {target.piece_bytes()}"
+            f"row: global memory gives {source.piece_bytes}, shared {target.piece_bytes}"
         )
         with e.block(""):
-            e.declare(tile, zero=source.piece_bytes() is None)
+            e.declare(tile, zero=source.piece_bytes is None)
             load_tile(source)
             store_tile(target)
 

@@ -224,7 +224,7 @@ class LoadGlobal(Instruction, name="load_global", effects=Effects.READ_GLOBAL):
     def emit(self, e: Emitter) -> None:
         edge = self.padding == "edge"
         access = GlobalAccess(e, self.out, self.src, self.offsets, self.dims, edge)
-        e.declare(self.out, zero=access.piece_bytes() is None)
+        e.declare(self.out, zero=access.piece_bytes is None)
         load_tile(access)
 
 

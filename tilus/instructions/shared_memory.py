@@ -170,7 +170,7 @@ class LoadShared(Instruction, name="load_shared", effects=Effects.READ_SHARED):
         if refusal is None:
             return
         e.note(f"{e.name(self.out)}: ldmatrix refused: {refusal}")
-        e.declare(self.out, zero=access.piece_bytes() is None)
+        e.declare(self.out, zero=access.piece_bytes is None)
         load_tile(access)
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import cache, lru_cache, partial, reduce
 from typing import Any, Union
 
 import numpy as np
@@ -380,10 +380,28 @@ def apply(name: str, *args: object) -> Expr:
     exprs = tuple(as_expr(a, like) for a in args)
     if any(e.dtype.is_pointer() for e in exprs):
         return _pointer_arithmetic(name, exprs)
-    result = Apply(row.result(tuple(e.dtype for e in exprs)), name, exprs)
+    result = Apply(_result_dtype(row, tuple([e.dtype for e in exprs])), name, exprs)
     if all(isinstance(e, Const) for e in exprs):
-        return const(evaluate(result, {}).item(), result.dtype)
+        return folded(result)
     return result
+
+
+def folded(expr: Apply) -> Const:
+    """An operator on constants as the constant it is. Raises: TilusError for divisions by 0."""
+    if all(e.dtype.is_integer() for e in (expr, *expr.args)):
+        return _folded_integers(expr)  # which are equal only if they are the same
+    value = expr.dtype.decode(np.asarray(evaluate(expr, {})))
+    return const(value.item(), expr.dtype)
+
+
+@lru_cache(1 << 14)
+def _folded_integers(expr: Apply) -> Const:
+    return const(evaluate(expr, {}).item(), expr.dtype)
+
+
+@cache
+def _result_dtype(row: Operator, args: tuple[DataType, ...]) -> DataType:
+    return row.result(args)
 
 
 def _pointer_arithmetic(name: str, args: tuple[Expr, ...]) -> Expr:

@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from functools import cache
 from operator import is_
 
-import numpy as np
-
 from tilus import dtypes
 from tilus.dtypes import DataType
 from tilus.errors import TilusError
@@ -33,7 +31,7 @@ from tilus.ir.expr import (
     apply,
     as_int,
     const,
-    evaluate,
+    folded,
 )
 
 Bounds = tuple[int | None, int | None]  # least and greatest value, None where not known
@@ -58,7 +56,8 @@ def _unbounded(expr: Expr) -> Bounds:
 
 
 class Simplifier:
-    """`simplify` that remembers its results: for many expressions with common parts.
+    """`simplify` that remembers its results: for many expressions with common parts. Equal results
+    are the same object, so that whoever remembers by identity, too, finds them again.
 
     `range_of` must answer the same each time it is asked about an expression.
     """
@@ -67,17 +66,33 @@ class Simplifier:
         self.range_of = range_of
         # By identity, as == takes 0.0 for -0.0; the expression is kept, so its id stays its own.
         self._results: dict[int, tuple[Expr, Expr]] = {}
+        # Constants by type and text, results of operators by the identity of short operands.
+        self._alike: dict[tuple[str | int, ...], Expr] = {}
 
     def __call__(self, expr: Expr) -> Expr:
-        if isinstance(expr, Const):
-            return expr
         known = self._results.get(id(expr))
         if known is not None:
             return known[1]
-        result = self.rewritten(self.decided(self.with_short_args(expr)))
+        result = self._found_before(self.with_short_args(expr))
         self._results[id(expr)] = expr, result
         self._results[id(result)] = result, result
         return result
+
+    def _found_before(self, expr: Expr) -> Expr:
+        """What an expression of short operands becomes."""
+        if isinstance(expr, Const):
+            return self._alike.setdefault((expr.dtype.name, repr(expr.value)), expr)
+        if not isinstance(expr, Apply):
+            return self._decided_alike(expr)
+        key = (expr.dtype.name, expr.op, *map(id, expr.args))
+        found = self._alike.get(key)
+        if found is None:
+            found = self._alike[key] = self.rewritten(self._decided_alike(expr))
+        return found
+
+    def _decided_alike(self, expr: Expr) -> Expr:
+        decided = self.decided(expr)
+        return self(decided) if isinstance(decided, Const) else decided
 
     def with_short_args(self, expr: Expr) -> Expr:
         if not isinstance(expr, Apply):
@@ -131,10 +146,9 @@ def _folded(expr: Apply) -> Expr:
     if expr.dtype.is_pointer() or any(a.dtype.is_pointer() for a in expr.args):
         return expr
     try:
-        value = expr.dtype.decode(np.asarray(evaluate(expr, {}))).item()
+        return folded(expr)
     except TilusError:  # division by zero: an error only if the program gets there
         return expr
-    return Const(expr.dtype, expr.dtype.constant(value))
 
 
 def _shorter_cast(expr: Apply) -> Expr:
