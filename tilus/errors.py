@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import linecache
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -70,15 +69,22 @@ class TilusError(Exception):
         return "\n".join(_render(self))
 
 
-@contextmanager
-def locate(location: Location | None) -> Iterator[None]:
-    """Give any `TilusError` raised inside this place, unless it has a more precise one already."""
-    try:
-        yield
-    except TilusError as error:
-        if error.location is None:
-            error.location = location
-        raise
+class locate:
+    """`with locate(place):` gives any `TilusError` raised inside this place, unless it has a more
+    precise one already.
+    """
+
+    __slots__ = ("location",)
+
+    def __init__(self, location: Location | None):
+        self.location = location
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, TilusError) and error.location is None:
+            error.location = self.location
 
 
 def _render(error: TilusError) -> Iterator[str]:

@@ -14,8 +14,9 @@ from __future__ import annotations
 import enum
 import inspect
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from functools import cache, cached_property
 from typing import Any, ClassVar, Protocol
 
 from tilus.errors import TilusError
@@ -111,6 +112,7 @@ class Known:
         return 1 if self.facts is None else self.facts.alignment(tensor)
 
 
+WRITTEN = ("out", "dst")  # fields of what an instruction writes
 REGISTRY: dict[str, type[Instruction]] = {}
 TENSOR_METHODS: dict[tuple[type, str], type[Instruction]] = {}  # (RegisterTensor, "to") -> Cast
 
@@ -185,24 +187,35 @@ class Instruction:
         return getattr(self, "out", None)
 
     def reads(self) -> Iterator[Tensor | Expr]:
-        for f in fields(self):
-            if f.name not in ("out", "dst"):
-                yield from leaves(getattr(self, f.name))
+        return iter(self._read_leaves)
 
     def writes(self) -> Iterator[Tensor | Var]:
-        for f in fields(self):
-            if f.name in ("out", "dst"):
-                yield from leaves(getattr(self, f.name))  # type: ignore[misc]
+        return iter(self._written_leaves)
 
     def bound_variables(self) -> Iterator[Var]:
         """Variables that exist inside this instruction only: its fields typed `tuple[Var, ...]`."""
-        for f in fields(self):
-            if f.type in ("tuple[Var, ...]", tuple[Var, ...]):
-                yield from getattr(self, f.name)
+        for name in _binding_fields(type(self)):
+            yield from getattr(self, name)
 
     def operands(self) -> Iterator[Tensor | Expr]:
-        for f in fields(self):
-            yield from leaves(getattr(self, f.name))
+        return iter(self._all_leaves)
+
+    # Every pass asks for them, and fields never change.
+
+    @cached_property
+    def _read_leaves(self) -> tuple[Tensor | Expr, ...]:
+        return self._leaves_of(n for n in field_names(type(self)) if n not in WRITTEN)
+
+    @cached_property
+    def _written_leaves(self) -> tuple[Tensor | Var, ...]:
+        return self._leaves_of(n for n in field_names(type(self)) if n in WRITTEN)
+
+    @cached_property
+    def _all_leaves(self) -> tuple[Tensor | Expr, ...]:
+        return self._leaves_of(field_names(type(self)))
+
+    def _leaves_of(self, names: Iterable[str]) -> tuple[Any, ...]:
+        return tuple(leaf for name in names for leaf in leaves(getattr(self, name)))
 
     def require(
         self,
@@ -216,6 +229,17 @@ class Instruction:
         """Raise a `TilusError` naming this instruction unless `condition` holds."""
         if not condition:
             raise TilusError(f"{self.name}: {message}", found=found, expected=expected, hint=hint)
+
+
+@cache
+def field_names(cls: type[Any]) -> tuple[str, ...]:
+    """The names of the fields of a dataclass."""
+    return tuple(f.name for f in fields(cls))
+
+
+@cache
+def _binding_fields(cls: type[Instruction]) -> tuple[str, ...]:
+    return tuple(f.name for f in fields(cls) if f.type in ("tuple[Var, ...]", tuple[Var, ...]))
 
 
 def leaves(value: object) -> Iterator[Any]:
@@ -241,23 +265,29 @@ def rebuild(instruction: Instruction, fn: Callable[[Any], Any]) -> Instruction:
     """The same instruction with `fn` applied to every operand; the same object where nothing
     changed.
     """
+    names = field_names(type(instruction))
     changed: dict[str, Any] = {}
-    for f in fields(instruction):
-        old = getattr(instruction, f.name)
+    for name in names:
+        old = getattr(instruction, name)
         new = map_leaves(old, fn)
         if new is not old:
-            changed[f.name] = new
+            changed[name] = new
     if not changed:
         return instruction
-    values = {f.name: getattr(instruction, f.name) for f in fields(instruction)} | changed
+    values = {name: getattr(instruction, name) for name in names} | changed
     return type(instruction)(**values)
+
+
+@cache
+def _signature(cls: type[Instruction]) -> inspect.Signature:
+    return inspect.signature(cls.build)
 
 
 def build_from_call(
     cls: type[Instruction], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Instruction:
     """Call `cls.build` after checking the arguments against its signature."""
-    signature = inspect.signature(cls.build)
+    signature = _signature(cls)
     try:
         signature.bind(*args, **kwargs)
     except TypeError as error:

@@ -8,12 +8,12 @@ objects.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import cache
 from typing import Any, TypeVar
 
 from tilus.ir.expr import Expr, Var, substitute
-from tilus.ir.instruction import Instruction, leaves, rebuild
+from tilus.ir.instruction import Instruction, field_names, leaves, rebuild
 from tilus.ir.program import Program
 from tilus.ir.stmt import Body, Do, Stmt
 
@@ -37,7 +37,7 @@ def bodies(stmt: Stmt) -> Iterator[Body]:
 @cache
 def _body_fields(cls: type[Stmt]) -> tuple[str, ...]:
     """The names of a statement's fields that hold nested bodies."""
-    return tuple(f.name for f in fields(cls) if f.name in BODY_FIELDS)
+    return tuple(name for name in field_names(cls) if name in BODY_FIELDS)
 
 
 BODY_FIELDS = ("body", "then", "otherwise")
@@ -55,9 +55,9 @@ def expressions(stmt: Stmt) -> Iterator[Expr]:
     if isinstance(stmt, Do):
         yield from (x for x in stmt.instruction.operands() if isinstance(x, Expr))
         return
-    for f in fields(stmt):
-        if f.name not in BODY_FIELDS:
-            yield from (x for x in leaves(getattr(stmt, f.name)) if isinstance(x, Expr))
+    for name in field_names(type(stmt)):
+        if name not in BODY_FIELDS:
+            yield from (x for x in leaves(getattr(stmt, name)) if isinstance(x, Expr))
 
 
 Rewrite = Callable[[Stmt], Stmt | Body | None]
@@ -94,8 +94,8 @@ def rewrite(program: Program, fn: Rewrite) -> Program:
 def map_operands(stmt: S, fn: Callable[[Any], Any]) -> S:
     """`stmt` with `fn` applied to every tensor and expression outside its nested bodies."""
     changed: dict[str, Any] = {}
-    for f in fields(stmt):
-        old = getattr(stmt, f.name)
+    for name in field_names(type(stmt)):
+        old = getattr(stmt, name)
         if isinstance(old, Instruction):
             new: Any = rebuild(old, fn)
         elif isinstance(old, Expr):
@@ -103,7 +103,7 @@ def map_operands(stmt: S, fn: Callable[[Any], Any]) -> S:
         else:
             continue
         if new is not old:
-            changed[f.name] = new
+            changed[name] = new
     return replace(stmt, **changed) if changed else stmt
 
 

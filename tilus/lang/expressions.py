@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tilus.dtypes import DataType, boolean
-from tilus.errors import TilusError, locate
+from tilus.errors import TilusError
 from tilus.instructions.arguments import expect
 from tilus.ir.expr import Const, Expr, apply, as_expr, as_int, cast
 from tilus.ir.instruction import REGISTRY, TENSOR_METHODS, Instruction, build_from_call
@@ -105,11 +105,15 @@ class Expressions(Context):
     # ---- expressions ----
 
     def expr(self, node: ast.expr) -> Any:
-        with locate(self.frame.source.location(node)):
-            handler = getattr(self, f"expr_{type(node).__name__}", None)
+        handler = getattr(self, f"expr_{type(node).__name__}", None)
+        try:
             if handler is None:
                 raise unsupported(node)
             return handler(node)
+        except TilusError as error:  # as `locate`, with a place that is made where it is needed
+            if error.location is None:
+                error.location = self.frame.source.location(node)
+            raise
 
     def expr_Constant(self, node: ast.Constant) -> Any:
         return node.value

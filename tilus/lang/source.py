@@ -6,6 +6,7 @@ import ast
 import builtins
 import inspect
 import textwrap
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -41,10 +42,15 @@ class Source:
 def read_source(function: Callable[..., Any]) -> Source:
     """Parse `function`; raises `TilusError` where Python has no source for it."""
     node, file, first_line, indent = _parse(function)
-    closure = inspect.getclosurevars(function).nonlocals
-    return Source(
-        node, file, first_line, indent, {**vars(builtins), **function.__globals__, **closure}
-    )
+    closure = inspect.getclosurevars(function).nonlocals if function.__code__.co_freevars else {}
+    namespace = ChainMap(dict(closure), function.__globals__, builtins.__dict__)
+    return Source(node, file, first_line, indent, namespace)
+
+
+@lru_cache(maxsize=256)
+def signature_of(function: Callable[..., Any]) -> inspect.Signature:
+    """The parameters of `function`, whose calls an unrolled kernel has many of."""
+    return inspect.signature(function)
 
 
 @lru_cache(maxsize=256)

@@ -13,7 +13,6 @@ that tile.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,7 +21,7 @@ from tilus.ir.expr import Expr, as_expr
 from tilus.ir.program import Param, Program
 from tilus.lang.context import Frame, InlineMethod, InlineReturn
 from tilus.lang.scope import Scope
-from tilus.lang.source import Source, assigned_names, read_source
+from tilus.lang.source import Source, assigned_names, read_source, signature_of
 from tilus.lang.statements import Statements
 
 
@@ -94,7 +93,7 @@ class Transpiler(Statements):
             raise TilusError(
                 f"{method.function.__name__} calls itself", hint="inlined methods cannot recurse"
             )
-        signature = inspect.signature(method.function)
+        signature = signature_of(method.function)
         try:
             bound = signature.bind(*([self.script] if method.bound else []), *args, **kwargs)
         except TypeError as error:

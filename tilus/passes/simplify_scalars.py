@@ -8,11 +8,11 @@ for k in range(0, 64, 32):               for k in range(0, 64, 32):
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tilus.ir.expr import Expr
-from tilus.ir.instruction import rebuild
+from tilus.ir.instruction import field_names, rebuild
 from tilus.ir.program import Program
 from tilus.ir.simplify import Simplifier
 from tilus.ir.stmt import Assume, Do, Stmt
@@ -44,10 +44,10 @@ def _simplified(stmt: Stmt, shorter: Callable[[Any], Any]) -> Stmt:
         new = rebuild(instruction, lambda leaf: leaf if leaf in bound else shorter(leaf))
         return stmt if new is instruction else replace(stmt, instruction=new)
     changed: dict[str, Any] = {}
-    for f in fields(stmt):
-        old = getattr(stmt, f.name)
-        if isinstance(old, Expr) and f.name != "var":
+    for name in field_names(type(stmt)):
+        old = getattr(stmt, name)
+        if isinstance(old, Expr) and name != "var":
             new_value = shorter(old)
             if new_value is not old:
-                changed[f.name] = new_value
+                changed[name] = new_value
     return replace(stmt, **changed) if changed else stmt

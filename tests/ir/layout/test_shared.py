@@ -205,6 +205,16 @@ def test_prepend_makes_disjoint_copies(layout, count):
     assert np.array_equal(layout.offsets(), copies.offsets()[0])
 
 
+@given(
+    st.lists(st.tuples(st.integers(1, 4), st.integers(0, 12)), min_size=1, max_size=3),
+    st.sampled_from([None, Swizzle(1, 1, 1), Swizzle(0, 2, 1)]),
+)
+def test_elements_that_share_an_address_are_found(modes, swizzle):
+    sizes, strides = zip(*modes, strict=True)
+    layout = SharedLayout(sizes, sizes, strides, swizzle)
+    assert layout.is_injective() == (len(set(layout.offsets().ravel())) == layout.size)
+
+
 # ---- bank conflicts
 
 

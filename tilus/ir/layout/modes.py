@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Sequence
-from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,6 +53,8 @@ def as_int(value: Any, what: str, *, minimum: int | None = None) -> int:
 
 def as_ints(values: Any, what: str, *, minimum: int | None = None) -> tuple[int, ...]:
     """`values` as a tuple of Python ints, or a LayoutError that calls them `what`."""
+    if type(values) is tuple and minimum is None and all(type(v) is int for v in values):
+        return values
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise LayoutError(f"{what} must be a sequence of integers", found=repr(values))
     items: Iterable[Any] = values
@@ -127,7 +128,10 @@ def _bad_split(shape: Sequence[int], mode_shape: Sequence[int]) -> LayoutError:
 
 def row_major_strides(shape: Sequence[int]) -> tuple[int, ...]:
     """The strides of a dense row-major array: `[2, 3, 4]` gives `(12, 4, 1)`."""
-    return tuple(prod(shape[dim + 1 :]) for dim in range(len(shape)))
+    strides = [1]
+    for extent in reversed(shape[1:]):
+        strides.append(strides[-1] * extent)
+    return tuple(reversed(strides)) if shape else ()
 
 
 def mode_digits(shape: Sequence[int], mode_shape: Sequence[int]) -> tuple[Digit, ...]:

@@ -81,7 +81,7 @@ class RegisterLayout:
                 expected=f"the modes 0..{len(self.mode_shape) - 1}, once each",
                 hint="write a replication over c threads as -c in spatial_modes",
             )
-        mode_digits(self.shape, self.mode_shape)  # raises where the modes do not split the shape
+        _ = self._mode_digits  # raises where the modes do not split the shape
 
     # ---- size and digits
 
@@ -96,16 +96,19 @@ class RegisterLayout:
         return prod(self.shape)
 
     @cached_property
+    def _mode_digits(self) -> Digits:
+        return mode_digits(self.shape, self.mode_shape)
+
+    @cached_property
     def spatial_digits(self) -> Digits:
         """The thread number as digits, most significant first."""
-        digits = mode_digits(self.shape, self.mode_shape)
+        digits = self._mode_digits
         return tuple(digits[m] if m >= 0 else Digit(-m, None, 0) for m in self.spatial_modes)
 
     @cached_property
     def local_digits(self) -> Digits:
         """The register number as digits, most significant first."""
-        digits = mode_digits(self.shape, self.mode_shape)
-        return tuple(digits[mode] for mode in self.local_modes)
+        return tuple(self._mode_digits[mode] for mode in self.local_modes)
 
     @cached_property
     def num_threads(self) -> int:
@@ -162,10 +165,8 @@ class RegisterLayout:
         _check_range(thread, self.num_threads, "thread")
         _check_range(local, self.local_size, "local index")
         terms: list[list[Any]] = [[] for _ in self.shape]
-        for place, digits in (
-            (thread, coalesce(self.spatial_digits)),
-            (local, coalesce(self.local_digits)),
-        ):
+        _, spatial_digits, local_digits = self._key
+        for place, digits in ((thread, spatial_digits), (local, local_digits)):
             for digit, coordinate in zip(digits, _unravel(place, digits), strict=True):
                 if digit.dim is not None:
                     terms[digit.dim].append(_scaled(coordinate, digit.stride))
@@ -778,6 +779,8 @@ def _sum(parts: list[Any], zero: Any) -> Any:
 
 
 def _check_range(value: Any, end: int, what: str) -> None:
+    if isinstance(value, int) and 0 <= value < end:
+        return
     if not isinstance(value, (int, np.integer, np.ndarray)):
         return  # an expression: its range is the value analysis' business
     array: npt.NDArray[Any] = np.asarray(value)

@@ -212,7 +212,13 @@ class SharedLayout:
 
     def is_injective(self) -> bool:
         """Whether no two elements share an address."""
-        return np.unique(self.offsets()).size == self.size
+        modes = zip(self.mode_strides, self.mode_shape, strict=True)
+        farthest = 0  # that modes of smaller strides reach; a swizzle moves no two to one place
+        for stride, size in sorted(mode for mode in modes if mode[1] > 1):
+            if stride <= farthest:
+                return np.unique(self.offsets()).size == self.size
+            farthest += stride * (size - 1)
+        return True
 
     def with_swizzle(self, swizzle: Swizzle | None) -> SharedLayout:
         """The same strides under another swizzle."""
