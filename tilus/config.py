@@ -104,11 +104,13 @@ def _or_none(kind: Kind) -> Kind:
     return Kind(kind.expected, convert)
 
 
-def _cores() -> int:
-    """The CPU cores this process may use."""
+def _workers() -> int:
+    """As many as the process may use CPU cores, and one more: kernels are written under Python's
+    lock, and meanwhile NVRTC keeps the cores busy with others.
+    """
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return len(os.sched_getaffinity(0)) + 1
+    return (os.cpu_count() or 1) + 1
 
 
 def _setting(
@@ -145,8 +147,8 @@ class Settings:
     parallel_workers: int = _setting(
         _integer(1),
         "threads that compile kernels at the same time",
-        factory=_cores,
-        default_words="one per CPU core",
+        factory=_workers,
+        default_words="one per CPU core, and one more",
     )
     bench_warmup: int = _setting(_integer(0), "untimed runs before a tuning candidate is timed", 1)
     bench_repeat: int = _setting(
