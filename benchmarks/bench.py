@@ -24,7 +24,7 @@ import torch
 
 from benchmarks import static
 
-WEIGHTS = ("u1", "u2", "u3", "u4", "u6", "u8", "e3m2", "e4m3")
+WEIGHTS = static.WEIGHTS
 TOKENS = (1, 8, 16, 64, 256)  # 1 and 8 run the same kernel
 COMPILED = ("uint2b", "uint4b", "uint8", "float6_e3m2")
 TARGETS_MISSED = 1  # exit status of compile_time.py; it says so in its table

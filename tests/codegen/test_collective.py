@@ -136,7 +136,7 @@ def test_warps_are_combined_in_order_through_shared_memory():
             r"__syncthreads\(\);",
             r"box_\d+\[.*\] = total",
             r"__syncthreads\(\);\s+(#line.*\s+)?(#pragma unroll\s+)?(#line.*\s+)?(for.*)?\{",
-            r"all = box_\d+",
+            r"folded = box_\d+",
         )
     )
     assert barrier < write < second < read

@@ -128,12 +128,12 @@ extern "C" __global__ void __launch_bounds__(128, 1) layer_norm(int m, float eps
         }
         __syncthreads();
         {
-            float all = box_3[place_4];
+            float folded = box_3[place_4];
             #pragma unroll
             for (int j = 0; j < 3; j++) {
-                all = all + box_3[(j + 1) + place_4];
+                folded = folded + box_3[(j + 1) + place_4];
             }
-            total_2[0] = all;
+            total_2[0] = folded;
         }
         {
             t_4[0] = total_2[0];
@@ -179,12 +179,12 @@ extern "C" __global__ void __launch_bounds__(128, 1) layer_norm(int m, float eps
         }
         __syncthreads();
         {
-            float all = box_6[place_7];
+            float folded = box_6[place_7];
             #pragma unroll
             for (int j = 0; j < 3; j++) {
-                all = all + box_6[(j + 1) + place_7];
+                folded = folded + box_6[(j + 1) + place_7];
             }
-            total_5[0] = all;
+            total_5[0] = folded;
         }
         {
             t_5[0] = total_5[0];

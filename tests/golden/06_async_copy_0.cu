@@ -101,17 +101,17 @@ extern "C" __global__ void __launch_bounds__(128, 1) async_matmul(int m, uint8_t
         // t_2: float32[32, 64] @ register_layout([32, 64], [2, 2, 8, 4, 2, 4, 2], [3, 2, 5], [0, 4, 1, 6]) = dot(t, t_1, c=acc)
         alignas(16) float t_2[16];
         #pragma unroll
-        for (int m = 0; m < 2; m++) {
+        for (int mi = 0; mi < 2; mi++) {
             #pragma unroll
-            for (int n = 0; n < 2; n++) {
-                m16n8k16_f16_f32(&t_2[(m * 2 + n) * 4], &t[m * 2 * 4], &t_1[n * 2], &acc[(m * 2 + n) * 4]);
+            for (int ni = 0; ni < 2; ni++) {
+                m16n8k16_f16_f32(&t_2[(mi * 2 + ni) * 4], &t[mi * 2 * 4], &t_1[ni * 2], &acc[(mi * 2 + ni) * 4]);
             }
         }
         #pragma unroll
-        for (int m = 0; m < 2; m++) {
+        for (int mi = 0; mi < 2; mi++) {
             #pragma unroll
-            for (int n = 0; n < 2; n++) {
-                m16n8k16_f16_f32(&t_2[(m * 2 + n) * 4], &t[(m * 2 + 1) * 4], &t_1[(1 * 2 + n) * 2], &t_2[(m * 2 + n) * 4]);
+            for (int ni = 0; ni < 2; ni++) {
+                m16n8k16_f16_f32(&t_2[(mi * 2 + ni) * 4], &t[(mi * 2 + 1) * 4], &t_1[(1 * 2 + ni) * 2], &t_2[(mi * 2 + ni) * 4]);
             }
         }
         // acc: float32[32, 64] @ register_layout([32, 64], [2, 2, 8, 4, 2, 4, 2], [3, 2, 5], [0, 4, 1, 6]) = assign(t_2)

@@ -82,12 +82,12 @@ extern "C" __global__ void __launch_bounds__(128, 1) split_k_matmul(int m, uint8
         // t: float32[16, 64] @ register_layout([16, 64], [2, 8, 4, 2, 4, 2], [2, 1, 4], [3, 0, 5]) = dot(a, b, c=acc)
         alignas(16) float t[8];
         #pragma unroll
-        for (int n = 0; n < 2; n++) {
-            m16n8k16_f16_f32(&t[n * 4], &a[0], &b[n * 2], &acc[n * 4]);
+        for (int ni = 0; ni < 2; ni++) {
+            m16n8k16_f16_f32(&t[ni * 4], &a[0], &b[ni * 2], &acc[ni * 4]);
         }
         #pragma unroll
-        for (int n = 0; n < 2; n++) {
-            m16n8k16_f16_f32(&t[n * 4], &a[1 * 4], &b[(1 * 2 + n) * 2], &t[n * 4]);
+        for (int ni = 0; ni < 2; ni++) {
+            m16n8k16_f16_f32(&t[ni * 4], &a[1 * 4], &b[(1 * 2 + ni) * 2], &t[ni * 4]);
         }
         // acc: float32[16, 64] @ register_layout([16, 64], [2, 8, 4, 2, 4, 2], [2, 1, 4], [3, 0, 5]) = assign(t)
         #pragma unroll

@@ -113,12 +113,12 @@ extern "C" __global__ void __launch_bounds__(128, 1) quantized_matmul(int m, uin
         // t_2: float32[16, 64] @ register_layout([16, 64], [2, 8, 4, 2, 4, 2], [2, 1, 4], [3, 0, 5]) = dot(x, t_1, c=acc)
         alignas(16) float t_2[8];
         #pragma unroll
-        for (int n = 0; n < 2; n++) {
-            m16n8k16_f16_f32(&t_2[n * 4], &x[0], &t_1[n * 2], &acc[n * 4]);
+        for (int ni = 0; ni < 2; ni++) {
+            m16n8k16_f16_f32(&t_2[ni * 4], &x[0], &t_1[ni * 2], &acc[ni * 4]);
         }
         #pragma unroll
-        for (int n = 0; n < 2; n++) {
-            m16n8k16_f16_f32(&t_2[n * 4], &x[1 * 4], &t_1[(1 * 2 + n) * 2], &t_2[n * 4]);
+        for (int ni = 0; ni < 2; ni++) {
+            m16n8k16_f16_f32(&t_2[ni * 4], &x[1 * 4], &t_1[(1 * 2 + ni) * 2], &t_2[ni * 4]);
         }
         // acc: float32[16, 64] @ register_layout([16, 64], [2, 8, 4, 2, 4, 2], [2, 1, 4], [3, 0, 5]) = assign(t_2)
         #pragma unroll

@@ -254,14 +254,14 @@ extern "C" __global__ void __launch_bounds__(128, 1) quantized_matmul(int m, uin
         // t_9: float32[16, 64] @ register_layout([16, 64], [2, 8, 4, 2, 4, 2], [2, 1, 4], [3, 0, 5]) = dot(upper, upper_1, c=acc)
         alignas(16) float t_9[8];
         #pragma unroll
-        for (int n = 0; n < 2; n++) {
-            m16n8k16_bf16_f32(&t_9[n * 4], &upper[0], &upper_1[n * 2], &acc[n * 4]);
+        for (int ni = 0; ni < 2; ni++) {
+            m16n8k16_bf16_f32(&t_9[ni * 4], &upper[0], &upper_1[ni * 2], &acc[ni * 4]);
         }
         #pragma unroll
-        for (int k = 0; k < 3; k++) {
+        for (int ki = 0; ki < 3; ki++) {
             #pragma unroll
-            for (int n = 0; n < 2; n++) {
-                m16n8k16_bf16_f32(&t_9[n * 4], &upper[(k + 1) * 4], &upper_1[((k + 1) * 2 + n) * 2], &t_9[n * 4]);
+            for (int ni = 0; ni < 2; ni++) {
+                m16n8k16_bf16_f32(&t_9[ni * 4], &upper[(ki + 1) * 4], &upper_1[((ki + 1) * 2 + ni) * 2], &t_9[ni * 4]);
             }
         }
         // acc: float32[16, 64] @ register_layout([16, 64], [2, 8, 4, 2, 4, 2], [2, 1, 4], [3, 0, 5]) = assign(t_9)
@@ -272,14 +272,14 @@ extern "C" __global__ void __launch_bounds__(128, 1) quantized_matmul(int m, uin
         // t_10: float32[16, 64] @ register_layout([16, 64], [2, 8, 4, 2, 4, 2], [2, 1, 4], [3, 0, 5]) = dot(t_5, upper_1, c=acc)
         alignas(16) float t_10[8];
         #pragma unroll
-        for (int n = 0; n < 2; n++) {
-            m16n8k16_bf16_f32(&t_10[n * 4], &t_5[0], &upper_1[n * 2], &acc[n * 4]);
+        for (int ni = 0; ni < 2; ni++) {
+            m16n8k16_bf16_f32(&t_10[ni * 4], &t_5[0], &upper_1[ni * 2], &acc[ni * 4]);
         }
         #pragma unroll
-        for (int k = 0; k < 3; k++) {
+        for (int ki = 0; ki < 3; ki++) {
             #pragma unroll
-            for (int n = 0; n < 2; n++) {
-                m16n8k16_bf16_f32(&t_10[n * 4], &t_5[(k + 1) * 4], &upper_1[((k + 1) * 2 + n) * 2], &t_10[n * 4]);
+            for (int ni = 0; ni < 2; ni++) {
+                m16n8k16_bf16_f32(&t_10[ni * 4], &t_5[(ki + 1) * 4], &upper_1[((ki + 1) * 2 + ni) * 2], &t_10[ni * 4]);
             }
         }
         // acc: float32[16, 64] @ register_layout([16, 64], [2, 8, 4, 2, 4, 2], [2, 1, 4], [3, 0, 5]) = assign(t_10)
@@ -290,14 +290,14 @@ extern "C" __global__ void __launch_bounds__(128, 1) quantized_matmul(int m, uin
         // t_11: float32[16, 64] @ register_layout([16, 64], [2, 8, 4, 2, 4, 2], [2, 1, 4], [3, 0, 5]) = dot(upper, t_8, c=acc)
         alignas(16) float t_11[8];
         #pragma unroll
-        for (int n = 0; n < 2; n++) {
-            m16n8k16_bf16_f32(&t_11[n * 4], &upper[0], &t_8[n * 2], &acc[n * 4]);
+        for (int ni = 0; ni < 2; ni++) {
+            m16n8k16_bf16_f32(&t_11[ni * 4], &upper[0], &t_8[ni * 2], &acc[ni * 4]);
         }
         #pragma unroll
-        for (int k = 0; k < 3; k++) {
+        for (int ki = 0; ki < 3; ki++) {
             #pragma unroll
-            for (int n = 0; n < 2; n++) {
-                m16n8k16_bf16_f32(&t_11[n * 4], &upper[(k + 1) * 4], &t_8[((k + 1) * 2 + n) * 2], &t_11[n * 4]);
+            for (int ni = 0; ni < 2; ni++) {
+                m16n8k16_bf16_f32(&t_11[ni * 4], &upper[(ki + 1) * 4], &t_8[((ki + 1) * 2 + ni) * 2], &t_11[ni * 4]);
             }
         }
         // acc: float32[16, 64] @ register_layout([16, 64], [2, 8, 4, 2, 4, 2], [2, 1, 4], [3, 0, 5]) = assign(t_11)
@@ -308,14 +308,14 @@ extern "C" __global__ void __launch_bounds__(128, 1) quantized_matmul(int m, uin
         // t_12: float32[16, 64] @ register_layout([16, 64], [2, 8, 4, 2, 4, 2], [2, 1, 4], [3, 0, 5]) = dot(t_5, t_8, c=acc)
         alignas(16) float t_12[8];
         #pragma unroll
-        for (int n = 0; n < 2; n++) {
-            m16n8k16_bf16_f32(&t_12[n * 4], &t_5[0], &t_8[n * 2], &acc[n * 4]);
+        for (int ni = 0; ni < 2; ni++) {
+            m16n8k16_bf16_f32(&t_12[ni * 4], &t_5[0], &t_8[ni * 2], &acc[ni * 4]);
         }
         #pragma unroll
-        for (int k = 0; k < 3; k++) {
+        for (int ki = 0; ki < 3; ki++) {
             #pragma unroll
-            for (int n = 0; n < 2; n++) {
-                m16n8k16_bf16_f32(&t_12[n * 4], &t_5[(k + 1) * 4], &t_8[((k + 1) * 2 + n) * 2], &t_12[n * 4]);
+            for (int ni = 0; ni < 2; ni++) {
+                m16n8k16_bf16_f32(&t_12[ni * 4], &t_5[(ki + 1) * 4], &t_8[((ki + 1) * 2 + ni) * 2], &t_12[ni * 4]);
             }
         }
         // acc: float32[16, 64] @ register_layout([16, 64], [2, 8, 4, 2, 4, 2], [2, 1, 4], [3, 0, 5]) = assign(t_12)

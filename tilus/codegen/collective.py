@@ -219,10 +219,10 @@ def fold_across(
     read = pass_values(e, values, count, fold.dtype, across, layout, same)
     others = math.prod(digit.size for digit in across) - 1
     with e.unrolled(count) as i:
-        e(f"{fold.c_type} all = {read(i, '0')};")
+        e(f"{fold.c_type} folded = {read(i, '0')};")
         with e.unrolled(others, "j") as j:
-            e(f"all = {fold(e, 'all', read(i, f'({j} + 1)'))};")
-        e(f"{values}[{i}] = all;")
+            e(f"folded = {fold(e, 'folded', read(i, f'({j} + 1)'))};")
+        e(f"{values}[{i}] = folded;")
 
 
 def share_with_replicas(

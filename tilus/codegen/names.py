@@ -28,8 +28,10 @@ _WORDS = frozenset(
         "int2", "int4", "float2", "float4",
     )
 )  # fmt: skip
-# Names of the generated text's own: loops over registers, the thread, shared memory, conversions.
-_OWN = frozenset(("i", "j", "tid", "thread", "arena"))
+# Names of the generated text's own: loops over registers, and over the batch, k, m and n of a
+# product; the thread; shared memory; what is combined across threads.
+_LOOPS = ("i", "j", "bi", "ki", "mi", "ni", "reach")
+_OWN = frozenset((*_LOOPS, "tid", "thread", "arena", "folded", "below"))
 _PATTERNS = re.compile(r"t\d+|workspace\d+|u?int\d+_t|_.*")
 
 

@@ -101,15 +101,15 @@ class Prefixes:
         count = len(self.slots[0])
         before, total, at = self._declare(digit, count)
         with e.unrolled(count) as i:
-            e(f"{kind} sum = {self._total(i)};")
+            e(f"{kind} folded = {self._total(i)};")
             e("#pragma unroll")
-            with e.block(f"for (int step = 1; step < {digit.size}; step *= 2)"):
-                e(f"const {kind} lower = __shfl_up_sync({ALL_LANES}, sum, step * {weight});")
-                e(f"if ({at} >= step) sum = {self.fold(e, 'lower', 'sum')};")
-            e(f"{before}[{i}] = __shfl_up_sync({ALL_LANES}, sum, {weight});")
+            with e.block(f"for (int reach = 1; reach < {digit.size}; reach *= 2)"):
+                e(f"const {kind} below = __shfl_up_sync({ALL_LANES}, folded, reach * {weight});")
+                e(f"if ({at} >= reach) folded = {self.fold(e, 'below', 'folded')};")
+            e(f"{before}[{i}] = __shfl_up_sync({ALL_LANES}, folded, {weight});")
             if total is not None:
                 last = f"tid + ({digit.size - 1} - {at}) * {weight}"
-                e(f"{total}[{i}] = __shfl_sync({ALL_LANES}, sum, {last});")
+                e(f"{total}[{i}] = __shfl_sync({ALL_LANES}, folded, {last});")
         self._take_threads(digit, before, total, at)
 
     def _take_warps(self, digit: ThreadDigit) -> None:
@@ -125,13 +125,13 @@ class Prefixes:
         same = (*self.taken, *replicas(self.layout))
         read = pass_values(e, totals, count, self.fold.dtype, (digit,), self.layout, same)
         with e.unrolled(count) as i:
-            e(f"{kind} sum = {read(i, '0')};")
-            e(f"{before}[{i}] = sum;")
+            e(f"{kind} folded = {read(i, '0')};")
+            e(f"{before}[{i}] = folded;")
             with e.unrolled(digit.size - 1, "j") as j:
-                e(f"if ({at} == {j} + 1) {before}[{i}] = sum;")
-                e(f"sum = {self.fold(e, 'sum', read(i, f'({j} + 1)'))};")
+                e(f"if ({at} == {j} + 1) {before}[{i}] = folded;")
+                e(f"folded = {self.fold(e, 'folded', read(i, f'({j} + 1)'))};")
             if total is not None:
-                e(f"{total}[{i}] = sum;")
+                e(f"{total}[{i}] = folded;")
         self._take_threads(digit, before, total, at)
 
     def _declare(self, digit: ThreadDigit, count: int) -> tuple[str, str | None, str]:

@@ -264,15 +264,15 @@ class Dot(Instruction, name="dot"):
         a, b = e.tile(self.a), e.tile(self.b)
         with ExitStack() as loops:
             counts = (tiling.matrices, end - first, rm, rn)
-            x, k, m, n = (
+            bi, ki, mi, ni = (
                 loops.enter_context(e.unrolled(count, name)) if count > 1 else "0"
-                for count, name in zip(counts, "xkmn", strict=True)
+                for count, name in zip(counts, ("bi", "ki", "mi", "ni"), strict=True)
             )
-            k = k if first == 0 else "1" if end == 2 else f"({k} + 1)"
-            batch = (x, tiling.matrices)
-            c = _place([batch, (m, rm), (n, rn)], words[0])
-            left = _place([batch, (m, rm), (k, rk)], words[1])
-            right = _place([batch, (k, rk), (n, rn)], words[2])
+            ki = ki if first == 0 else "1" if end == 2 else f"({ki} + 1)"
+            batch = (bi, tiling.matrices)
+            c = _place([batch, (mi, rm), (ni, rn)], words[0])
+            left = _place([batch, (mi, rm), (ki, rk)], words[1])
+            right = _place([batch, (ki, rk), (ni, rn)], words[2])
             e(f"{mma}(&{out}[{c}], &{a}[{left}], &{b}[{right}], &{added}[{c}]);")
 
     def _emit_simt(self, e: Emitter) -> None:
@@ -415,11 +415,11 @@ def _stage(e: Emitter, tiles: list[RegisterTensor], dtype: DataType) -> dict[Reg
 def _steps(e: Emitter, depth: int, *, unrolled: bool) -> Iterator[str]:
     """The loop over the products of an element; registers need it unrolled."""
     if unrolled:
-        with e.unrolled(depth, "k") as k:
-            yield k
+        with e.unrolled(depth, "ki") as ki:
+            yield ki
         return
-    with e.block(f"for (int k = 0; k < {depth}; k++)"):
-        yield "k"
+    with e.block(f"for (int ki = 0; ki < {depth}; ki++)"):
+        yield "ki"
 
 
 def _place(digits: list[tuple[str, int]], unit: int) -> str:
