@@ -25,7 +25,9 @@ GOLDEN_MATMULS = ("uint4b", "int3b", "float6_e3m2", "float8_e4m3")
 def check_compiles(program: Program, arch: str) -> None:
     """It compiles, and nothing lives in local memory: no spill, no array indexed at run time."""
     source, _ = generate(program, target_from_name(arch))
-    resources = parse_resources(compile_cuda(source.text, source.name, arch).log)
+    log = compile_cuda(source.text, source.name, arch).log
+    assert "warning" not in log
+    resources = parse_resources(log)
     assert resources is not None
     assert (0, 0, 0) == (resources.stack, resources.spill_stores, resources.spill_loads)
 
