@@ -114,8 +114,12 @@ FAULTS = {
     # fragments
     "matrices not transposed": Fault(SHARED, DOT, "ldmatrix_x4_trans(", "ldmatrix_x4(", DIFFERS),
     "fragment of a": Fault(SHARED, DOT, "&t[(mi * 2 + 1) * 4]", "&t[mi * 2 * 4]", DIFFERS),
-    "fragment of b": Fault(SHARED, DOT, "&t_1[(1 * 2 + ni) * 2]", "&t_1[(1 + ni * 2) * 2]", DIFFERS),
-    "accumulator": Fault(SHARED, DOT, "&t_2[(mi * 2 + ni) * 4]", "&t_2[(ni * 2 + mi) * 4]", DIFFERS),
+    "fragment of b": Fault(
+        SHARED, DOT, "&t_1[(1 * 2 + ni) * 2]", "&t_1[(1 + ni * 2) * 2]", DIFFERS
+    ),
+    "accumulator": Fault(
+        SHARED, DOT, "&t_2[(mi * 2 + ni) * 4]", "&t_2[(ni * 2 + mi) * 4]", DIFFERS
+    ),
     "accumulator not zero": Fault(
         SHARED, "acc = self.register_tensor", "acc[i] = 0.0f;", "acc[i] = 1.0f;", DIFFERS
     ),

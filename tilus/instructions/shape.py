@@ -530,8 +530,8 @@ def move_registers(e: Emitter, out: RegisterTensor, x: RegisterTensor, elements:
     same = table[0].tolist() == list(range(x.layout.local_size)) and out.bits == x.bits
     if same and e.alias(out, x):
         return
-    e.declare(out, zero=True)
     unit = _moved_unit(out, x, table[0])
+    e.declare(out, zero=unit is None)
     if unit is None:
         with e.unrolled(out.layout.local_size) as i:
             e.set(out, i, e.get(x, e.mapped(table[0], i)))

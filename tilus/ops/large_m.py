@@ -275,18 +275,29 @@ class LargeMatmul(Script):
         tokens = self.reshape_shared(
             x, [len(self.columns), s.columns, TOKENS, s.depth, blobs.chunk]
         )
-        scale, zero, x_sums = None, None, [None for _ in self.columns]
+        state = (None, None), [None for _ in self.columns]
         for part, spans in self.parts:
-            weights = self.weights(self.words(mine, part))
-            for span in spans:
-                if span.starts:
-                    scale, zero = self.factors(mine, span)
-                    self.begin_group(acc, unit, scale)
-                a = self.left(weights, span, scale, zero)
-                x_sums = [
-                    self.multiply(tokens, ones, acc[c], x_sums[c], a, zero, c, span)
-                    for c in self.columns
-                ]
+            state = self.multiply_part(mine, tokens, ones, unit, acc, state, part, spans)
+
+    def multiply_part(self, mine, tokens, ones, unit, acc, state, part, spans):
+        """The factors of the group that goes on behind a part, and its sums of x."""
+        factors, x_sums = state
+        weights = self.weights(self.words(mine, part))
+        for span in spans:
+            if span.starts:
+                factors = self.factors(mine, span)
+                self.begin_group(acc, unit, factors[0])
+            # Names are for good: a tile of a span's own would be copied to that of the first.
+            x_sums = self.multiply_span(
+                tokens, ones, acc, x_sums, span, self.left(weights, span, factors), factors[1]
+            )
+        return factors, x_sums
+
+    def multiply_span(self, tokens, ones, acc, x_sums, span, a, zero):
+        """Multiply a span with all tokens; the sums of x in a group that goes on, by columns."""
+        return [
+            self.multiply(tokens, ones, acc[c], x_sums[c], a, zero, c, span) for c in self.columns
+        ]
 
     def multiply(self, tokens, ones, acc, x_sum, a, zero, c, span):
         """Multiply a span with 8 tokens of each warp; the sum of x in a group that goes on."""
@@ -294,10 +305,10 @@ class LargeMatmul(Script):
         self.dot(a, b, acc, out=acc)
         if not self.sums_x:
             return None
-        x_sum = self.total(ones, b, None if span.starts else x_sum)
+        following = self.total(ones, b, None if span.starts else x_sum)
         if span.ends:
-            self.assign(acc, acc - zero * x_sum.repeat([1, self.schedule.tiles, 1]))
-        return x_sum
+            self.assign(acc, acc - zero * following.repeat([1, self.schedule.tiles, 1]))
+        return following
 
     def begin_group(self, acc, unit, scale):
         """From now on sums are in units of the group's scale."""
@@ -344,14 +355,15 @@ class LargeMatmul(Script):
         """The values of a part less the common zero point, exact: [warps, rows, PART]."""
         blobs = self.blobs
         codes = words.view(dtype=blobs.dtype, layout=self.codes_layout, bits=self.bits)
-        w = self.unpack(codes, dtype=blobs.activation)
-        if self.weight_factor != 1.0:
-            w = w * self.weight_factor
+        w = self.times(self.unpack(codes, dtype=blobs.activation), self.weight_factor)
         if not self.offsets:
             return w
         flat = w.view(layout=self.flat_layout)
         exact = flat - self.offset_tile()
         return exact.view(layout=self.codes_layout)
+
+    def times(self, tile, factor: float):
+        return tile * factor if factor != 1.0 else tile
 
     def offset_tile(self):
         """What is subtracted from each element of a thread, which its register tells."""
@@ -365,9 +377,9 @@ class LargeMatmul(Script):
 
     def total(self, ones, b, before):
         """The sums of x over a group, in all rows of [warps, 16, 8], by a matrix of ones."""
-        found = before
-        for k in list(range(0, self.blobs.span, 16)):
-            found = self.dot(ones, b[:, k : k + 16, :], found)
+        found = self.dot(ones, b[:, :16, :], before)
+        for k in list(range(16, self.blobs.span, 16)):
+            self.dot(ones, b[:, k : k + 16, :], found, out=found)
         return found
 
     def numbers(self, mine, first: int, group: int):
@@ -393,16 +405,16 @@ class LargeMatmul(Script):
         zero = self.numbers(mine, first, span.group)
         return scale, zero * self.weight_scale if self.weight_scale != 1.0 else zero
 
-    def left(self, weights, span, scale, zero):
+    def left(self, weights, span, factors):
         """The operand of the tensor core: weights of a span less zero points, perhaps scaled."""
         begin = span.start % PART
-        a = weights[:, :, begin : begin + self.blobs.span]
-        if self.subtracts_zeros:
-            a = a - zero.to(self.blobs.activation)
+        a = self.less(weights[:, :, begin : begin + self.blobs.span], factors[1])
         if not self.schedule.scale_weights:
             return a
-        factor = scale * self.scale_factor if self.scale_factor != 1.0 else scale
-        return a * factor.to(self.blobs.activation)
+        return a * self.times(factors[0], self.scale_factor).to(self.blobs.activation)
+
+    def less(self, weights, zero):
+        return weights - zero.to(self.blobs.activation) if self.subtracts_zeros else weights
 
     def add_up(self, m, bias_ptr, y_ptr, sums, row, nt, place, part, shares):
         """The last of the blocks that share a tile adds their sums, always in the same order.

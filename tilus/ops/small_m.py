@@ -261,12 +261,11 @@ class SmallMatmul(Script):
             padding="edge",  # rows that are no tokens are not stored, chunks beyond k have scale 0
         )
         self.annotate_layout(x, self.x_layout)
-        scaled = x * self.x_factor if self.x_factor != 1.0 else x
-        return scaled.view(layout=self.fragment_layout)
+        return (x * self.x_factor if self.x_factor != 1.0 else x).view(layout=self.fragment_layout)
 
     def multiply(self, g_blobs, g_x, s_w, base, ones, x, acc, nt, row, first, step, s, before):
         """Multiply the blobs of one step, while those of the next ones are on their way."""
-        blobs, stages = self.blobs, self.schedule.stages
+        stages = self.schedule.stages
         if not self.ahead:
             x = [self.load_x(g_x, row + TOKENS * c, step) for c in self.columns]
         self.copy_async_wait_group(stages - 2)
@@ -279,19 +278,25 @@ class SmallMatmul(Script):
         ahead = [self.load_x(g_x, row + TOKENS * c, following) for c in self.ahead]
         sums = None
         for part, pieces in self.parts:
-            w = self.unpacked(mine, part)
-            for piece, group in pieces:
-                # The first piece of a group is multiplied on top of the group's correction.
-                if group is not None:
-                    sums = [self.corrected_start(base, x[c], group) for c in self.columns]
-                a = self.cut(w, piece, 2)
-                sums = [self.dot(a, self.cut(x[c][part], piece, 1), sums[c]) for c in self.columns]
-                if piece.ends:
-                    scale = self.numbers(mine, blobs.weight_bytes, piece.group)
-                    self.accumulate(mine, ones, x, acc, sums, scale, piece)
+            sums = self.multiply_part(mine, base, ones, x, acc, sums, part, pieces)
         for c in self.ahead:
             for part, _ in self.parts:
                 self.assign(x[c][part], ahead[c][part])
+
+    def multiply_part(self, mine, base, ones, x, acc, sums, part, pieces):
+        """The sums of the group that goes on behind a part, by columns."""
+        w = self.unpacked(mine, part)
+        for piece, group in pieces:
+            # The first piece of a group is multiplied on top of the group's correction.
+            if group is not None:
+                sums = [self.corrected_start(base, x[c], group) for c in self.columns]
+            sums = self.products(self.cut(w, piece, 2), x, sums, piece)
+            if piece.ends:
+                self.accumulate(mine, ones, x, acc, sums, piece)
+        return sums
+
+    def products(self, a, x, sums, piece):
+        return [self.dot(a, self.cut(x[c][piece.part], piece, 1), sums[c]) for c in self.columns]
 
     def unpacked(self, mine, part):
         """The weights of a part, [warps, block_n, part], scaled and offset as the plan has it."""
@@ -315,11 +320,15 @@ class SmallMatmul(Script):
 
         There is a fragment for each 16 of k of a part, `constants[j]`.
         """
-        total = None
-        for piece in group:
-            for j in range_of(piece):
-                total = self.dot(constants[j], x[piece.part][:, 16 * j : 16 * j + 16, :], total)
+        places = [(piece.part, j) for piece in group for j in range_of(piece)]
+        total = self.over_16(constants, x, *places[0])
+        for part, j in places[1:]:
+            self.over_16(constants, x, part, j, total)
         return total
+
+    def over_16(self, constants, x, part, j, total=None):
+        """The products of 16 of k, added to `total` in place."""
+        return self.dot(constants[j], x[part][:, 16 * j : 16 * j + 16, :], total, out=total)
 
     def corrected_start(self, base, x, group):
         """[warps, block_n, 8]: minus what bases and the common zero point will contribute."""
@@ -336,9 +345,10 @@ class SmallMatmul(Script):
         found = loaded.view(dtype=blobs.scale_dtype, layout=self.scale_layout)
         return found if blobs.scale_dtype == float32 else found.to(float32)
 
-    def accumulate(self, mine, ones, x, acc, sums, scale, piece):
+    def accumulate(self, mine, ones, x, acc, sums, piece):
         """acc += scale * (sums - zero * sum of x), for the group that ends."""
         blobs = self.blobs
+        scale = self.numbers(mine, blobs.weight_bytes, piece.group)
         for c in self.columns:
             if blobs.has_zeros:
                 first = blobs.weight_bytes + blobs.groups * blobs.group_bytes
