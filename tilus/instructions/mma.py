@@ -241,7 +241,7 @@ class Dot(Instruction, name="dot"):
         if start is None or layout_of(start) != layout_of(self.out):
             self._start(e)
             start = self.out
-        out, added = e.declare(self.out, zero=self.c is None), e.tile(start)
+        out, added = e.declare(self.out), e.tile(start)
         # The first product of each accumulator adds to c where it lies: nothing is copied.
         self._emit_steps(e, tiling, out, added, 0, 1)
         if tiling.config.warp_repeat[2] > 1:
