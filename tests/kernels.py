@@ -18,6 +18,9 @@ from tilus.dtypes import DataType
 from tilus.ir.program import Program
 from tilus.ops import kernels, matmul, quantize
 from tilus.ops.matmul import tile_format
+from tilus.ops.shapes import Layer
+from tilus.ops.tune import problem_of, space
+from tilus.runtime.devices import H100
 from tilus.target import scope, target_from_name
 from tilus.tensor import dtype_from_torch
 
@@ -100,3 +103,10 @@ def matmul_program(dtype: DataType) -> Program:
     kernel = kernels.QuantizedMatmul(tiles, 128, False, tiles.activation_dtype, 16)
     buffers = [torch.empty(16, dtype=torch.uint8)] * 5
     return kernel.program(16, *buffers)
+
+
+@cache
+def lean_program(dtype: DataType, tokens: int) -> Program:
+    """The compiled matmul that Hopper runs for 64 x 256 weights of `dtype` in groups of 128."""
+    problem = problem_of(Layer("", 64, 256), dtype, tokens)
+    return space(problem, H100)[0].kernel().program

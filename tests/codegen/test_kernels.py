@@ -7,10 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernels import TARGETS, example_launches, matmul_launches, matmul_program
+from tests.kernels import (
+    TARGETS,
+    example_launches,
+    lean_program,
+    matmul_launches,
+    matmul_program,
+)
 from tilus import TilusError
 from tilus.codegen.kernel import generate
-from tilus.dtypes import LOW_PRECISION, DataType, dtype_from_name
+from tilus.dtypes import LOW_PRECISION, DataType, dtype_from_name, uint4b
 from tilus.ir.parser import parse_program
 from tilus.ir.program import Program
 from tilus.passes import compile_program
@@ -20,6 +26,7 @@ from tilus.target import nvgpu_sm80, nvgpu_sm90a, target_from_name
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 GOLDEN_MATMULS = ("uint4b", "int3b", "float6_e3m2", "float8_e4m3")
+LEAN_TOKENS = (8, 64)  # the kernel for few and that for many
 
 
 def check_compiles(program: Program, arch: str) -> None:
@@ -52,7 +59,8 @@ def golden_programs() -> dict[str, Program]:
     examples = {k.replace("/", "_"): v.program for k, v in example_launches().items()}
     kept = {k: v for k, v in examples.items() if not k.startswith("09") or k.endswith(("_0", "_1"))}
     matmuls = {f"matmul_{name}": matmul_program(dtype_from_name(name)) for name in GOLDEN_MATMULS}
-    return kept | matmuls
+    lean = {f"lean_matmul_uint4b_{m}": lean_program(uint4b, m) for m in LEAN_TOKENS}
+    return kept | matmuls | lean
 
 
 def golden_text(program: Program) -> str:
