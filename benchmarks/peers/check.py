@@ -118,9 +118,10 @@ def _explained(
     mean over all rows and columns is a sum over k of the products of means.
     """
     unit = UNIFORM * torch.finfo(y.dtype).eps / 2
+    sums = arithmetic.sums(*x.shape) if callable(arithmetic.sums) else arithmetic.sums
     products = x.double().square().mean(0) @ _mean_squares(weight)
     of_weights = arithmetic.weights * float(products)
-    of_sums = arithmetic.sums * float(y.double().square().mean())
+    of_sums = sums * float(y.double().square().mean())
     return unit * math.sqrt(of_weights + of_sums)
 
 

@@ -4,10 +4,12 @@ Integers lie as uint8 codes [n, k] with scales [n, k / group] and one zero point
 them itself. Weights of 8-bit floats are torch's own types. Its autotuner runs at the first call for
 a number of tokens.
 
-The surprise: parts of a result are added in its own 16-bit type, by up to 16 blocks.
+The surprise: parts of a result are added in its own 16-bit type, by up to 16 blocks; for up to 4
+tokens a part may be as few as 16 weights, so that it is as wrong as hundreds of roundings make it.
 
-Its packing takes what this gives it, on the CPU; its kernels have not been run here. The tests call
-a recorded fake, which checks shapes, dtypes and values.
+Checked with 0.6.0.post2 on the CPU: what it packs unpacks to `Prepared.weight`, for every type; its
+kernels for 1, 4 and 16 tokens multiply by it in Triton's interpreter, in float16. It has not run on
+a GPU. The other tests call a recorded fake, which checks shapes, dtypes and values.
 """
 
 from __future__ import annotations
@@ -30,6 +32,16 @@ FLOATS = {"e4m3": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}
 LEAST_GROUP = 16
 MULTIPLE_K = 32
 SPLITS = 16
+FEW_TOKENS, LEAST_ROWS = 4, 16  # up to so many tokens, a block adds up two steps of 8 rows of k
+
+
+def partial_sums(m: int, k: int) -> int:
+    """That are added in 16 bits, at most.
+
+    >>> partial_sums(1, 8192), partial_sums(16, 8192)
+    (512, 16)
+    """
+    return max(SPLITS, k // LEAST_ROWS) if m <= FEW_TOKENS else SPLITS
 
 
 class GemLite:
@@ -37,7 +49,7 @@ class GemLite:
 
     name = "gemlite"
     any_tokens = True
-    arithmetic = Arithmetic(weights=1, sums=SPLITS)
+    arithmetic = Arithmetic(weights=1, sums=partial_sums)
 
     def missing(self) -> str | None:
         return why_missing(("gemlite", "triton"), _package, AMPERE)
@@ -84,5 +96,5 @@ def layer_of(gemlite: Any, rounded: Rounded, problem: Problem, bits: int | None)
     )
     codes = rounded.codes.clone() if bits else rounded.codes.clone().view(FLOATS[problem.dtype])
     zero = None if bits is None else 1 << (bits - 1)
-    layer.pack(codes, rounded.scales, zero, None)
+    layer.pack(codes, rounded.scales.clone(), zero, None)
     return layer

@@ -1,6 +1,6 @@
 """Marlin of vLLM's lineage: the CUDA sources inside the wheel of `sglang`, compiled by tvm-ffi.
 
-    pip install --no-deps sglang==0.5.10.post1 && pip install apache-tvm-ffi      # and nvcc
+    pip install --no-deps sglang==0.5.10.post1 && pip install apache-tvm-ffi ninja    # and nvcc
 
 Weights lie as GPTQ packs them, int32 [k / (32 / bits), n], and are rearranged by its own kernel.
 Scales [k / group, n] are permuted within 64 columns, so that a thread finds its eight in a row.
@@ -8,16 +8,22 @@ Scales [k / group, n] are permuted within 64 columns, so that a thread finds its
 The surprise: sglang itself is not imported, as it needs some sixty other packages; the two
 functions are compiled from its files, and are called as `sglang/jit_kernel/gptq_marlin.py` does.
 
-Nothing of it has been run here: the tests call a recorded fake of the two functions.
+Checked with 0.5.10.post1 and 0.5.23 without a GPU: the files compile for sm_90 by nvcc 13.0, in 2
+to 3 minutes for a type of activations; the functions refuse none of the arguments before they look
+for a driver; and both kernels, run on the PTX emulator of this project for few tokens, give the
+right product for every type of weights. It has not run on a GPU. The other tests call a recorded
+fake.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import torch
@@ -30,8 +36,11 @@ from tilus.errors import TilusError
 TILE = 16
 MULTIPLE_N, MULTIPLE_K = 64, 64  # of the smallest block of threads
 MOST_ROWS, MOST_COLUMNS = 64, 256  # of a block, for the buffer of partial sums
-GROUPS = (32, 64, 128)
+PAIR = 128  # tiles are of 64 along n and 128 along k, or the other way round, or larger
+GROUPS, GROUPS_OF_FLOATS = (32, 64, 128), (128,)
 CPP_TYPES = {torch.float16: "fp16_t", torch.bfloat16: "bf16_t"}
+FOLDERS = ("jit_kernel", "kernels/jit")  # of 0.5.10, of 0.5.23
+OPENED = "namespace sglang {}\nusing namespace sglang;\n"  # where all is in 0.5.23
 FLAGS = ("-std=c++20", "-O3", "--expt-relaxed-constexpr")
 Functions = Callable[[torch.dtype], tuple[Callable[..., None], Callable[..., None]]]
 
@@ -52,16 +61,28 @@ class Marlin:
     def refuses(self, problem: Problem) -> str | None:
         if problem.dtype == "e2m1":
             return "weights of e2m1 have groups of 16 with scales of e4m3"
-        if form_of(problem.dtype) is None:
+        form = form_of(problem.dtype)
+        if form is None:
             return f"weights are integers of 4 or 8 bits, or e4m3, not {problem.dtype}"
-        if problem.group_size not in GROUPS:
-            return f"groups are of {', '.join(map(str, GROUPS))}, not {problem.group_size}"
-        return refuses_grouping(
-            problem.n, problem.k, problem.group_size, multiple_n=MULTIPLE_N, multiple_k=MULTIPLE_K
-        )
+        groups = GROUPS_OF_FLOATS if form.exponent else GROUPS
+        if problem.group_size not in groups:
+            return f"groups are of {', '.join(map(str, groups))}, not {problem.group_size}"
+        return _refuses_extents(problem)
 
     def prepare(self, weight: torch.Tensor, problem: Problem) -> Prepared:
         return prepare(weight, problem, compiled_functions)
+
+
+def _refuses_extents(problem: Problem) -> str | None:
+    n, k = problem.n, problem.k
+    if k == problem.group_size:
+        return f"k = {k} is a single group, whose scales lie in another order"
+    refused = refuses_grouping(
+        n, k, problem.group_size, multiple_n=MULTIPLE_N, multiple_k=MULTIPLE_K
+    )
+    if refused is None and n % PAIR and k % PAIR:
+        return f"neither n = {n} nor k = {k} is a multiple of {PAIR}"
+    return refused
 
 
 # ---- types ---------------------------------------------------------------------------------------
@@ -74,14 +95,15 @@ class Form:
     Attributes:
         exponent: bits of it, likewise `mantissa`; an integer is all mantissa.
         bias: that codes are stored with.
-        nan: 2, if the codes of all ones are no numbers and there are no infinities.
+        nan: 1 if numbers end as in IEEE 754, which integers are said to do as well; 2 if the codes
+            of all ones are no numbers and there are no infinities.
     """
 
     exponent: int
     mantissa: int
     signed: bool = False
     bias: int = 0
-    nan: int = 0
+    nan: int = 1
 
     @property
     def bits(self) -> int:
@@ -93,11 +115,11 @@ class Form:
         has them: the last but one is set for types without infinities.
 
         >>> Form(0, 4, bias=8).number
-        1049600
+        1125899907892224
         """
         fields = (
             (self.exponent, 8), (self.mantissa, 8), (self.signed, 1),
-            (self.bias & 0xFFFFFFFF, 32), (self.nan != 0, 1), (self.nan, 8),
+            (self.bias & 0xFFFFFFFF, 32), (self.nan != 1, 1), (self.nan, 8),
         )  # fmt: skip
         number = place = 0
         for value, width in fields:
@@ -205,25 +227,39 @@ def _run(
 def _sources() -> Path:
     """The folder of its kernels."""
     spec = importlib.util.find_spec("sglang")
+    file = "csrc/gemm/marlin/gptq_marlin.cuh"
     for place in (spec.submodule_search_locations or ()) if spec else ():
-        folder = Path(place) / "jit_kernel"
-        if (folder / "csrc" / "gemm" / "marlin" / "gptq_marlin.cuh").is_file():
-            return folder
+        for folder in (Path(place) / name for name in FOLDERS):
+            if (folder / file).is_file():
+                return folder
     raise TilusError(
         "the sources of Marlin are not in the package sglang",
-        expected="sglang/jit_kernel/csrc/gemm/marlin/gptq_marlin.cuh",
+        expected=" or ".join(f"sglang/{folder}/{file}" for folder in FOLDERS),
         hint="pip install --no-deps sglang==0.5.10.post1",
     )
 
 
 def _check_sources() -> object:
-    from shutil import which
-
     import tvm_ffi.cpp  # pyright: ignore[reportMissingImports]
 
-    if which("nvcc") is None:
-        raise TilusError("Marlin is compiled by nvcc", expected="nvcc on the PATH")
-    return _sources(), tvm_ffi.cpp
+    if which("ninja") is None:
+        raise TilusError(
+            "Marlin is compiled by ninja", expected="ninja on the PATH", hint="pip install ninja"
+        )
+    return _sources(), _toolkit(), tvm_ffi.cpp
+
+
+def _toolkit() -> Path:
+    """Where nvcc and the libraries lie; what is called nvcc on the PATH may only call another."""
+    named = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if name in os.environ]
+    found = which("nvcc")
+    beside = [Path(found).resolve().parents[1]] if found else []
+    for place in map(Path, (*named, *beside, "/usr/local/cuda")):
+        if (place / "bin" / "nvcc").is_file() and (place / "lib64" / "libcudart.so").exists():
+            return place
+    raise TilusError(
+        "Marlin is compiled by nvcc", expected="a CUDA toolkit at CUDA_HOME, or nvcc on the PATH"
+    )
 
 
 @cache
@@ -243,8 +279,11 @@ def _compiled(name: str, file: str, exported: str, function: str) -> Any:
 
     folder = _sources()
     major, minor = torch.cuda.get_device_capability()
+    os.environ["CUDA_HOME"] = str(_toolkit())
+    os.environ["TVM_FFI_CUDA_ARCH_LIST"] = f"{major}.{minor}"  # else it asks nvidia-smi
     source = folder / "csrc" / "gemm" / "marlin" / file
-    text = f'#include "{source}"\nTVM_FFI_DLL_EXPORT_TYPED_FUNC({exported}, ({function}));'
+    export = f"TVM_FFI_DLL_EXPORT_TYPED_FUNC({exported}, ({function}));"
+    text = f'{OPENED}#include "{source}"\n{export}'
     return tvm_ffi.cpp.load_inline(
         name,
         cuda_sources=[text],

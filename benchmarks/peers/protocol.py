@@ -73,8 +73,9 @@ class Arithmetic:
 
     Attributes:
         weights: of each dequantised weight.
-        sums: of partial sums of a result, beside the result's own.
+        sums: of partial sums of a result, beside the result's own; a function of m and k where
+            they are not always as many.
     """
 
     weights: int = 0
-    sums: int = 0
+    sums: int | Callable[[int, int], int] = 0

@@ -33,6 +33,7 @@ from benchmarks.peers import (
 )
 from benchmarks.peers.codes import pack_stream, pack_words, remembered, round_weight
 from benchmarks.peers.cutlass import pack_pairs
+from benchmarks.peers.gemlite import partial_sums
 from benchmarks.peers.ours import Ours
 from benchmarks.static import Case
 from tilus import TilusError
@@ -116,6 +117,9 @@ ACCEPTED = {
         ("humming", {"n": 72}, "n = 72 is no multiple of 64"),
         ("marlin", {"n": 72}, "n = 72 is no multiple of 64"),
         ("marlin", {"dtype": "e2m1"}, "groups of 16"),
+        ("marlin", {"dtype": "e4m3", "group_size": 64}, "groups are of 128, not 64"),
+        ("marlin", {"k": 128}, "a single group"),
+        ("marlin", {"n": 192, "k": 192, "group_size": 64}, "neither n = 192 nor k = 192"),
         ("cutlass", {"group_size": 64, "activation": "bfloat16"}, "multiples of 128"),
         ("cutlass", {}, "activations are bfloat16"),
     ],
@@ -321,6 +325,25 @@ def test_known_roundings_are_allowed_for():
     with pytest.raises(TilusError, match="explains 0"):
         check(peer_of(), prepared, x)
     assert check(peer_of(arithmetic=Arithmetic(sums=256)), prepared, x) > 3
+
+
+def test_roundings_that_grow_with_k():
+    """Parts of 16 rows, as GemLite adds up for few tokens: more roundings than 16, and than 3
+    times those of a float32 product.
+    """
+    w, x = weight(64, 8192), tokens(4, 8192)
+
+    def run(x):
+        y = torch.zeros(len(x), 64).half()
+        for at in range(0, 8192, 16):
+            y += product(w[:, at : at + 16], x[:, at : at + 16])
+        return y
+
+    prepared = Prepared(run, w, 0)
+    with pytest.raises(TilusError, match="is wrong"):
+        check(peer_of(arithmetic=Arithmetic(sums=16)), prepared, x)
+    assert check(peer_of(arithmetic=Arithmetic(sums=partial_sums)), prepared, x) > 3
+    assert (16, 16) == (partial_sums(5, 8192), partial_sums(1, 128))
 
 
 def test_rounded_weights_are_allowed_for():
@@ -534,8 +557,10 @@ def test_what_marlin_is_given(monkeypatch, dtype, bits):
 
 
 def test_numbers_of_types_in_marlin():
-    """4 bits of exponent, 3 of mantissa, a sign, no infinities, NaNs of kind 2."""
-    assert marlin.form_of("u8").number == 8 << 8 | 128 << 17
+    """8 bits of mantissa, a bias of 128 and NaNs of kind 1, though integers have none; 4 bits of
+    exponent, 3 of mantissa, a sign, no infinities, NaNs of kind 2.
+    """
+    assert marlin.form_of("u8").number == 8 << 8 | 128 << 17 | 1 << 50
     assert marlin.form_of("e4m3").number == 4 | 3 << 8 | 1 << 16 | 1 << 49 | 2 << 50
 
 
@@ -707,15 +732,18 @@ def test_an_update_renews_rows_and_leaves_others():
 
 def test_compile_times_of_some_types_are_renewed():
     def log(command, **types):
+        lean = {"8": {"total": 2.0}, "64": None}  # one that has no such kernel
         made = {
             name: {kind: {"total": s} for kind in ("uncached", "first", "on_disk")}
+            | {"lean": {**lean, "64": {"total": s}} if name == "u1" else lean}
             for name, s in types.items()
         }
         facts = {"command": command, "commit": "", "machine": "", "versions": {}}
         return {**facts, "medians": {}, "import": [0.5], "types": made}
 
     found = compile_time.updated(log("all", u1=1.0, u2=3.0), log("part", u2=9.0))
-    assert found["medians"] == {"uncached": 5.0, "first": 5.0, "on_disk": 5.0, "import": 0.5}
+    stages = {"uncached": 5.0, "first": 5.0, "on_disk": 5.0}
+    assert found["medians"] == {**stages, "lean_8": 2.0, "lean_64": 1.0, "import": 0.5}
     assert found["command"] == "all" and found["updates"][0]["types"] == ["u2"]
 
 
