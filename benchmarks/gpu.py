@@ -3,6 +3,7 @@
     python -m benchmarks.gpu                     # 480 seconds; benchmarks/results/DEVICE/gpu.json
     python -m benchmarks.gpu --smoke             # one shape, a few types, a minute
     python -m benchmarks.gpu --models llama --dtypes u4,e4m3 --m 1,16 --peers tilus,cublas
+    python -m benchmarks.gpu --check             # each peer on small problems; nothing is timed
     python -m benchmarks.gpu --list              # the plan, in its order; needs no GPU
     python -m benchmarks.gpu --readme            # README.md from the committed results; needs none
 
@@ -31,11 +32,12 @@ from benchmarks.measure import Bench
 from benchmarks.peers import PEERS, Peer
 from benchmarks.record import HERE, NAME, RESULTS, SCHEMA, Log, Row, commit, folder_of, versions
 from benchmarks.record import write as write_log
-from benchmarks.shapes import Item
+from benchmarks.shapes import Item, Layer
 from benchmarks.static import numbers, words
 from tilus.errors import TilusError
 
 BUDGET, SMOKE_BUDGET = 480.0, 60.0  # seconds
+CHECKED_LAYER, CHECKED_TOKENS = Layer("small", 512, 1024), (1, 16, 64)
 README = HERE.parent / "README.md"
 Show = Callable[[str], None]
 
@@ -172,6 +174,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--m", type=numbers, metavar="M,...", help="numbers of tokens")
     parser.add_argument("--peers", type=words, metavar="NAME,...", help=", ".join(PEERS))
     parser.add_argument("--out", type=Path, metavar="DIR", help="in place of benchmarks/results/..")
+    parser.add_argument(
+        "--check", action="store_true", help="hold each peer against float64 on small problems"
+    )
     parser.add_argument("--list", action="store_true", help="print the plan and do nothing")
     parser.add_argument(
         "--readme", action="store_true", help="write README.md from results, and do nothing else"
@@ -216,6 +221,29 @@ def show_plan(plan: Sequence[Item], peers: Mapping[str, Peer]) -> str:
     missing = {name: peer.missing() for name, peer in peers.items()}
     told = [f"{name}: {why or 'takes part'}" for name, why in missing.items()]
     return "\n".join([*lines, f"{len(plan)} items", *told])
+
+
+def check_peers(arguments: argparse.Namespace) -> bool:
+    """Whether all peers are right on small problems; what they compile for all is compiled then.
+
+    Raises: TilusError without a GPU, or when it is lost.
+    """
+    peers = peers_of(arguments.peers)
+    missing = {name: peer.missing() for name, peer in peers.items()}
+    here = {name: peer for name, peer in peers.items() if missing[name] is None}
+    bench = Bench(machine_at_hand(), here)
+    for dtype in dict.fromkeys(arguments.dtypes or shapes.TYPES):
+        code_type(dtype)
+        for m in dict.fromkeys(arguments.m or CHECKED_TOKENS):
+            item = Item("-", (CHECKED_LAYER,), dtype, m)
+            for contender, error, seconds in bench.tried(item):
+                told = bench.errors[-1]["error"] if error is None else f"{error:.2f} times float32"
+                line = f"{contender.name}, {dtype}, m = {m}: {told}, {seconds:.1f} s"
+                print(line.replace("\n", " "), flush=True)
+    for name, why in missing.items():
+        if why is not None:
+            print(f"{name}: {why}")
+    return not bench.errors
 
 
 def folder_for(machine: Machine, smoke: bool) -> Path:
@@ -263,6 +291,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             write_readme()
         elif arguments.list:
             print(show_plan(plan, peers_of(arguments.peers)))
+        elif arguments.check:
+            return int(not check_peers(arguments))
         else:
             print(report.tables(measure(arguments, plan, started)))
     except TilusError as error:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -112,6 +112,23 @@ class Bench:
         self.known |= {lane.contender.identity for lane, _ in times}
         self.rows += rows
         return rows
+
+    def tried(self, item: Item) -> Iterator[tuple[Contender, float | None, float]]:
+        """Each contender with the error of its result, None if it failed or is wrong, which is
+        noted; and the seconds to its first result, compilation included. Nothing is timed.
+
+        Raises: DeviceLost if the device answers no more.
+        """
+        self.stock.keep(item)
+        for contender in self.contenders(item):
+            doing, error, start = "prepare", None, self.clock()
+            try:
+                readies, _ = self.first_results(contender)
+                doing = "check"
+                error = max(map(partial(self.error, contender), contender.problems, readies))
+            except Exception as problem:
+                self.fail(contender.name, contender.problems, item, doing, problem)
+            yield contender, error, self.clock() - start
 
     # ---- who takes part --------------------------------------------------------------------------
 

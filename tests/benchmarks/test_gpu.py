@@ -366,10 +366,11 @@ def test_the_list_is_the_plan(capsys):
 def tiny(monkeypatch):
     """The command with small shapes, on a machine that takes the place of a GPU."""
 
-    def command(argv, **options):
+    def command(argv, peers=None, **options):
         here = dataclasses.replace(machine(RecordedTimer((160.0, 320.0))), **options)
         monkeypatch.setattr(gpu, "machine_at_hand", lambda: here)
-        monkeypatch.setattr(gpu, "PEERS", {"tilus": LibraryPeer(), "cublas": HalfPeer()})
+        usual = {"tilus": LibraryPeer(), "cublas": HalfPeer()}
+        monkeypatch.setattr(gpu, "PEERS", usual if peers is None else peers)
         monkeypatch.setattr(gpu, "plan_of", lambda arguments: PLAN)
         return gpu.main(argv)
 
@@ -393,6 +394,26 @@ def test_a_whole_command_with_made_up_times_shows_nothing(tiny, tmp_path, capsys
     assert "" == out and "a fixture is no result" in err
     assert ["gpu.json"] == [path.name for path in tmp_path.iterdir()]
     assert json.loads((tmp_path / "gpu.json").read_text())["fixture"] is True
+
+
+def test_peers_are_checked_and_not_timed(tiny, capsys, monkeypatch):
+    timer = RecordedTimer()
+    monkeypatch.setattr(gpu, "CHECKED_LAYER", SQUARE)
+    command = ["--check", "--dtypes", "u4", "--m", "1,3"]
+    assert 0 == tiny(command, timer=timer)
+    lines = capsys.readouterr().out.splitlines()
+    starts = [f"{name}, u4, m = {m}: " for m in (1, 3) for name in ("tilus", "cublas")]
+    assert all(map(str.startswith, lines, starts)) and len(starts) == len(lines)
+    assert all("times float32, " in line for line in lines) and not timer.timed
+
+
+def test_peers_that_fail_the_check_are_told(tiny, capsys):
+    peers = {"a": WrongPeer("a"), "b": RaisingPeer("b", "run"), "c": MissingPeer("c")}
+    assert 1 == tiny(["--check", "--dtypes", "u4", "--m", "1"], peers=peers)
+    wrong, raised, missing = capsys.readouterr().out.splitlines()
+    assert (
+        "the result of a is wrong" in wrong and "libpaper" in raised and missing.startswith("c: ")
+    )
 
 
 @pytest.mark.parametrize(
