@@ -120,7 +120,8 @@ def compare(
 
 
 def _close(have: Array, want: Array, dtype: DataType, free: bool, offset: float) -> Array:
-    x, y = have.astype(np.float64), want.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a signalling nan is a nan like others
+        x, y = have.astype(np.float64), want.astype(np.float64)
     same = np.isnan(x) & np.isnan(y)
     if not free:
         return same
