@@ -70,8 +70,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self.started = self.clock() if self.started is None else self.started
-        missing = {name: peer.missing() for name, peer in self.peers.items()}
-        here = {name: peer for name, peer in self.peers.items() if missing[name] is None}
+        missing, here = roll_call(self.peers)
         self.bench = Bench(self.machine, here, clock=self.clock)
         self.log = self.new_log(missing)
 
@@ -210,6 +209,12 @@ def peers_of(names: Sequence[str] | None) -> dict[str, Peer]:
     return {name: peer for name, peer in PEERS.items() if names is None or name in names}
 
 
+def roll_call(peers: Mapping[str, Peer]) -> tuple[dict[str, str | None], dict[str, Peer]]:
+    """Why each peer is missing, None for those that are not; and those."""
+    missing = {name: peer.missing() for name, peer in peers.items()}
+    return missing, {name: peer for name, peer in peers.items() if missing[name] is None}
+
+
 def show_plan(plan: Sequence[Item], peers: Mapping[str, Peer]) -> str:
     """Each item under its stage, and who takes part."""
     lines, stage = [], -1
@@ -218,8 +223,7 @@ def show_plan(plan: Sequence[Item], peers: Mapping[str, Peer]) -> str:
             stage = now
             lines.append(f"{shapes.stage_name(stage)}:")
         lines.append(f"  {item}")
-    missing = {name: peer.missing() for name, peer in peers.items()}
-    told = [f"{name}: {why or 'takes part'}" for name, why in missing.items()]
+    told = [f"{name}: {why or 'takes part'}" for name, why in roll_call(peers)[0].items()]
     return "\n".join([*lines, f"{len(plan)} items", *told])
 
 
@@ -228,9 +232,7 @@ def check_peers(arguments: argparse.Namespace) -> bool:
 
     Raises: TilusError without a GPU, or when it is lost.
     """
-    peers = peers_of(arguments.peers)
-    missing = {name: peer.missing() for name, peer in peers.items()}
-    here = {name: peer for name, peer in peers.items() if missing[name] is None}
+    missing, here = roll_call(peers_of(arguments.peers))
     bench = Bench(machine_at_hand(), here)
     for dtype in dict.fromkeys(arguments.dtypes or shapes.TYPES):
         code_type(dtype)

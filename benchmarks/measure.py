@@ -121,14 +121,9 @@ class Bench:
         """
         self.stock.keep(item)
         for contender in self.contenders(item):
-            doing, error, start = "prepare", None, self.clock()
-            try:
-                readies, _ = self.first_results(contender)
-                doing = "check"
-                error = max(map(partial(self.error, contender), contender.problems, readies))
-            except Exception as problem:
-                self.fail(contender.name, contender.problems, item, doing, problem)
-            yield contender, error, self.clock() - start
+            start = self.clock()
+            found = self.right_results(contender, item)
+            yield contender, None if found is None else found[2], self.clock() - start
 
     # ---- who takes part --------------------------------------------------------------------------
 
@@ -169,12 +164,12 @@ class Bench:
 
     def lane(self, contender: Contender, item: Item) -> Lane | None:
         """None, with the error noted, for a contender that fails or is wrong."""
-        doing = "prepare"
+        found = self.right_results(contender, item)
+        if found is None:
+            return None
+        readies, compile_s, error = found
+        doing = "prepare copies"
         try:
-            readies, compile_s = self.first_results(contender)
-            doing = "check"
-            error = max(map(partial(self.error, contender), contender.problems, readies))
-            doing = "prepare copies"
             rotation = self.rotation(contender, readies)
             doing = "time"
             seconds = self.machine.timer.time([rotation], 1)[0][0]
@@ -184,6 +179,22 @@ class Bench:
         again = [ready.again_s for ready in readies]
         prepare_s = None if None in again else sum(seconds or 0.0 for seconds in again)
         return Lane(contender, readies, rotation, error, seconds, compile_s, prepare_s)
+
+    def right_results(
+        self, contender: Contender, item: Item
+    ) -> tuple[tuple[Ready, ...], float, float] | None:
+        """What is ready, the seconds to its first results, and the worst of their errors; None,
+        with the reason noted, for a contender that fails or is wrong.
+        """
+        doing = "prepare"
+        try:
+            readies, seconds = self.first_results(contender)
+            doing = "check"
+            error = max(map(partial(self.error, contender), contender.problems, readies))
+        except Exception as problem:
+            self.fail(contender.name, contender.problems, item, doing, problem)
+            return None
+        return readies, seconds, error
 
     def first_results(self, contender: Contender) -> tuple[tuple[Ready, ...], float]:
         """And the seconds from nothing to them."""

@@ -71,7 +71,7 @@ from tilus.ir.tensor import GlobalTensor, RegisterTensor, SharedTensor
 
 class Toy(Instruction):
     def run(self, machine: Any) -> None:
-        raise NotImplementedError
+        raise NotImplementedError("a toy is never run")
 
 
 @dataclass(frozen=True, eq=False)

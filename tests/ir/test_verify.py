@@ -23,7 +23,7 @@ from tilus.ir.verify import verify
 
 class Toy(Instruction):
     def run(self, machine: Any) -> None:
-        raise NotImplementedError
+        raise NotImplementedError("a toy is never run")
 
 
 @dataclass(frozen=True, eq=False)

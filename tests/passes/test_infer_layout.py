@@ -23,7 +23,7 @@ SWAPPED = "register_layout([128], [4, 32], [1, 0], [])"
 # Instructions that want a layout, as strongly as their name says.
 class Toy(Instruction):
     def run(self, machine: Any) -> None:
-        raise NotImplementedError
+        raise NotImplementedError("a toy is never run")
 
 
 @dataclass(frozen=True, eq=False)

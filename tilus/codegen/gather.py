@@ -15,6 +15,7 @@ gathered before. The search is greedy over the words, and exhaustive for up to t
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ class Pattern:
 
 
 @dataclass(frozen=True)
-class Move:
+class Move(ABC):
     """The base of all moves.
 
     Args:
@@ -65,13 +66,13 @@ class Move:
     spoils: int
     carries: int
 
+    @abstractmethod
     def atoms(self, gatherer: Gatherer) -> Iterator[Atom]:
         """The instructions it needs."""
-        raise NotImplementedError
 
+    @abstractmethod
     def emit(self, gatherer: Gatherer) -> int:
         """The value that holds the bits."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

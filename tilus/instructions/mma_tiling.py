@@ -19,7 +19,7 @@ from tilus.ir.layout import (
     MmaDotConfig,
     RegisterLayout,
     local,
-    mma_dot_config,
+    placements,
     spatial,
 )
 
@@ -77,14 +77,14 @@ def tilings_of(
     _check_extents(atom, extents)
     warps = 0 if num_threads % WARP_SIZE else num_threads // WARP_SIZE
     if not batch:
-        found = [Tiling(config) for config in _configs(atom, extents, warps)]
+        found = [Tiling(config) for config in placements(atom, extents, warps)]
     else:
         common = gcd(batch[0], warps)
         found = [
             Tiling(config, (batch[0] // groups, groups))
             for groups in range(common, 0, -1)
             if common % groups == 0
-            for config in _configs(atom, extents, warps // groups)
+            for config in placements(atom, extents, warps // groups)
         ]
     if not found:
         raise LayoutError(
@@ -102,21 +102,3 @@ def _check_extents(atom: AtomicMma, extents: tuple[int, int, int]) -> None:
                 f"the tile is no multiple of {atom.name}",
                 found=f"{name} = {extent}, {unit} needed",
             )
-
-
-def _configs(atom: AtomicMma, extents: tuple[int, int, int], warps: int) -> list[MmaDotConfig]:
-    """The tilings of one matrix by `warps` warps, those that read the least first."""
-    rows, columns, depth = (
-        extent // unit for extent, unit in zip(extents, (atom.m, atom.n, atom.k), strict=True)
-    )
-    configs = [
-        mma_dot_config(atom, (wm, warps // wm), (rows // wm, columns * wm // warps, depth))
-        for wm in range(1, warps + 1)
-        if warps % wm == 0 and rows % wm == 0 and columns % (warps // wm) == 0
-    ]
-    return sorted(configs, key=_operand_traffic)
-
-
-def _operand_traffic(config: MmaDotConfig) -> tuple[int, tuple[int, int]]:
-    wm, wn = config.warp_spatial
-    return config.m // wm + config.n // wn, config.warp_spatial

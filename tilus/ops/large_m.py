@@ -403,7 +403,7 @@ class LargeMatmul(Script):
             return scale, None
         first = blobs.weight_bytes + blobs.groups * blobs.group_bytes
         zero = self.numbers(mine, first, span.group)
-        return scale, zero * self.weight_scale if self.weight_scale != 1.0 else zero
+        return scale, self.times(zero, self.weight_scale)
 
     def left(self, weights, span, factors):
         """The operand of the tensor core: weights of a span less zero points, perhaps scaled."""
@@ -477,8 +477,7 @@ class LargeMatmul(Script):
     def total_of(self, acc, unit):
         """The sums of all warps, over the block's part of k: [rows, columns, 16 * tiles, 8]."""
         s = self.schedule
-        y = acc if s.scale_weights else acc * unit
-        y = y * self.factor if self.factor != 1.0 else y
+        y = self.times(acc if s.scale_weights else acc * unit, self.factor)
         split = y.reshape([s.rows, s.depth, s.columns, 16 * s.tiles, TOKENS])
         return self.sum(split, dim=1) if s.depth > 1 else split.squeeze(1)
 

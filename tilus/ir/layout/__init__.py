@@ -12,6 +12,7 @@ from tilus.ir.layout.atoms import (
     atomic_mma_configs,
     find_atomic_mma,
     mma_dot_config,
+    placements,
     resolve_dot_config,
 )
 from tilus.ir.layout.bit_machine import UnpackPlan
@@ -106,6 +107,7 @@ __all__ = [
     "operand_locals",
     "parse_layout",
     "permute",
+    "placements",
     "plan_unpack",
     "reduce",
     "reduce_to",

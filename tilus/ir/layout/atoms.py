@@ -13,7 +13,7 @@ knows a fragment.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from types import SimpleNamespace
@@ -242,7 +242,7 @@ def resolve_dot_config(
                 expected=f"a multiple of {unit}",
                 hint="pad the tile; elements that are zero do no harm",
             )
-    configs = list(_placements(atom, m, n, k, as_int(num_warps, "num_warps", minimum=1)))
+    configs = placements(atom, (m, n, k), as_int(num_warps, "num_warps", minimum=1))
     if not configs:
         raise LayoutError(
             f"{num_warps} warps cannot share this tile",
@@ -250,14 +250,28 @@ def resolve_dot_config(
             expected="num_warps = wm * wn with wm dividing the first and wn the second",
             hint="use fewer warps or a larger tile",
         )
-    return min(
-        configs, key=lambda c: (c.m // c.warp_spatial[0] + c.n // c.warp_spatial[1], c.warp_spatial)
-    )
+    return configs[0]
 
 
-def _placements(atom: AtomicMma, m: int, n: int, k: int, num_warps: int) -> Iterator[MmaDotConfig]:
-    atoms_m, atoms_n = m // atom.m, n // atom.n
-    for wm in range(1, num_warps + 1):
-        wn = num_warps // wm
-        if wm * wn == num_warps and atoms_m % wm == 0 and atoms_n % wn == 0:
-            yield MmaDotConfig(atom, (wm, wn), (atoms_m // wm, atoms_n // wn, k // atom.k))
+def placements(
+    atom: AtomicMma, extents: tuple[int, int, int], num_warps: int
+) -> list[MmaDotConfig]:
+    """All coverings by `num_warps` warps of a tile whose extents (m, n, k) are whole atoms; first
+    those in which a warp reads the fewest elements of A and B, then those with most warps along n.
+
+    >>> found = placements(atomic_mma_configs.m16n8k16_f16_f32, (32, 32, 16), 2)
+    >>> [config.warp_spatial for config in found]
+    [(1, 2), (2, 1)]
+    """
+    m, n, k = (e // u for e, u in zip(extents, (atom.m, atom.n, atom.k), strict=True))
+    found = [
+        MmaDotConfig(atom, (wm, num_warps // wm), (m // wm, n * wm // num_warps, k))
+        for wm in range(1, num_warps + 1)
+        if num_warps % wm == 0 and m % wm == 0 and n % (num_warps // wm) == 0
+    ]
+    return sorted(found, key=_operand_traffic)
+
+
+def _operand_traffic(config: MmaDotConfig) -> tuple[int, tuple[int, int]]:
+    wm, wn = config.warp_spatial
+    return config.m // wm + config.n // wn, config.warp_spatial
