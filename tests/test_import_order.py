@@ -20,7 +20,7 @@ import tilus
 JUDGES = ("tilus.runtime.emulate", "tilus.runtime.profile")
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("tilus.errors",),
-    ("tilus.config", "tilus.option", "tilus.dtypes", "tilus.target"),
+    ("tilus.config", "tilus.option", "tilus.dtypes", "tilus.target", "tilus.syntax"),
     ("tilus.tensor", "tilus.utils"),
     ("tilus.ir.layout",),
     ("tilus.ir",),

@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from tilus.errors import Location, TilusError
+from tilus.syntax import parse
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def _parse(function: Callable[..., Any]) -> tuple[ast.FunctionDef, str, int, int
     text = textwrap.dedent("".join(lines))
     indent = len(lines[0]) - len(lines[0].lstrip())
     try:
-        node = ast.parse(text).body[0]
+        node = parse(text).body[0]
     except SyntaxError:  # a lambda in the middle of a longer expression
         node = None
     if not isinstance(node, ast.FunctionDef):

@@ -29,6 +29,7 @@ from tilus.lang.context import (
 from tilus.lang.expressions import Expressions
 from tilus.lang.scope import Scope
 from tilus.lang.source import assigned_names
+from tilus.syntax import parse
 
 
 class Statements(Expressions):
@@ -439,7 +440,7 @@ class Statements(Expressions):
 
     def _annotation(self, node: ast.expr) -> Any:
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            node = ast.copy_location(ast.parse(node.value, mode="eval").body, node)
+            node = ast.copy_location(parse(node.value, "eval").body, node)
         return self.expr(node)
 
 

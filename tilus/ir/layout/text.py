@@ -20,6 +20,7 @@ from tilus.errors import Location, TilusError, locate
 from tilus.ir.layout import bits, global_, register, shared
 from tilus.ir.layout.modes import LayoutError
 from tilus.ir.layout.shared import Swizzle
+from tilus.syntax import parse
 
 Layout: TypeAlias = (
     register.RegisterLayout | shared.SharedLayout | global_.GlobalLayout | bits.BitLayout
@@ -68,7 +69,7 @@ def parse_layout(text: str) -> Layout:
     'register_layout([16, 8], [2, 8, 4, 2], [1, 2], [0, 3])'
     """
     try:
-        tree = ast.parse(text.strip(), mode="eval")
+        tree = parse(text.strip(), "eval")
         value: Any = _Reader(text.strip()).read(tree.body)
     except SyntaxError as error:
         place = Location(
