@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmarks.timing import clocks
+from benchmarks.clocks import clocks
 from tilus.errors import TilusError
 from tilus.runtime.devices import Device, device_of
 from tilus.runtime.timing import GraphTimer, Timer

@@ -25,13 +25,13 @@ from benchmarks.peers import Peer, Problem, check
 from benchmarks.record import Row
 from benchmarks.shapes import GROUP_SIZE, STEP, Item
 from benchmarks.stock import Ready, Stock
-from benchmarks.timing import REPEATS, Rotation
 from tilus.errors import TilusError
-from tilus.runtime.timing import copies_for, spread_of
+from tilus.runtime.timing import Rotation, copies_for, rotation, spread_of
 
 OURS, BASELINE = "tilus", "cublas"
 BASELINE_TYPE = "f16"
 ACTIVATIONS = ("float16", "bfloat16")  # the latter for peers that refuse the former
+REPEATS = 21
 BEST = 2  # peers beside ours and cuBLAS, in a decoder step
 CHECKED, TIMED = 1, 2  # seeds of activations
 LEAST_REPEATS, LONGEST = 5, 2.0  # seconds that the repetitions take together, beyond the least
@@ -70,6 +70,15 @@ class Lane:
     seconds: float
     compile_s: float
     prepare_s: float | None
+
+    @property
+    def copies(self) -> int:
+        return len(self.rotation.calls) // len(self.readies)
+
+    @property
+    def times(self) -> int:
+        """How often a call of `rotation` runs through all layers."""
+        return self.rotation.launches // len(self.readies)
 
 
 @dataclass
@@ -170,15 +179,15 @@ class Bench:
         readies, compile_s, error = found
         doing = "prepare copies"
         try:
-            rotation = self.rotation(contender, readies)
+            launches = self.rotation(contender, readies)
             doing = "time"
-            seconds = self.machine.timer.time([rotation], 1)[0][0]
+            seconds = self.machine.timer.time([launches], 1)[0][0]
         except Exception as problem:
             self.fail(contender.name, contender.problems, item, doing, problem)
             return None
         again = [ready.again_s for ready in readies]
         prepare_s = None if None in again else sum(seconds or 0.0 for seconds in again)
-        return Lane(contender, readies, rotation, error, seconds, compile_s, prepare_s)
+        return Lane(contender, readies, launches, error, seconds, compile_s, prepare_s)
 
     def right_results(
         self, contender: Contender, item: Item
@@ -223,11 +232,12 @@ class Bench:
         for problem, ready in zip(contender.problems, readies, strict=True):
             self.stock.copy(contender.peer, problem, ready, copies)
         xs = [self.stock.tokens(problem, TIMED) for problem in contender.problems]
-        return Rotation(
-            tuple(
-                tuple(partial(r.runs[copy], x) for r, x in zip(readies, xs, strict=True))
+        return rotation(
+            [
+                partial(ready.runs[copy], x)
                 for copy in range(copies)
-            )
+                for ready, x in zip(readies, xs, strict=True)
+            ]
         )
 
     def fail(
@@ -260,7 +270,7 @@ class Bench:
             self.fail(names, lanes[0].contender.problems, item, "time together", error)
             return []
         return [
-            (lane, [second / lane.rotation.count for second in seconds])
+            (lane, [second / lane.times for second in seconds])
             for lane, seconds in zip(lanes, found, strict=True)
         ]
 
@@ -288,7 +298,7 @@ class Bench:
             "prepare_s": lane.prepare_s,
             "error": lane.error,
             "baseline_us": None if baseline is None else US * spread_of(baseline).median,
-            "copies": len(lane.rotation.steps),
+            "copies": lane.copies,
         }
 
     def expected(self, lane: Lane) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from benchmarks import gpu, measure, record
 from benchmarks.machine import DeviceLost, machine_at_hand
 from benchmarks.measure import Bench
 from benchmarks.peers import PEERS
-from benchmarks.shapes import STEP
+from benchmarks.shapes import STEP, Layer
 from tests.benchmarks.gpu_kit import (
     SQUARE,
     WIDE,
@@ -225,12 +225,13 @@ def test_a_lost_device_ends_the_run(tmp_path, monkeypatch):
 def test_a_decoder_step_runs_all_layers_in_turn():
     timer = RecordedTimer(times=(160.0, 320.0))
     found = bench(LibraryPeer(), HalfPeer(), timer=timer)
-    rows = by_kernel(found.measure(item(layers=(SQUARE, WIDE))))
-    ours = rows["tilus"]
-    assert (STEP, 192, 256) == (ours["layer"], ours["n"], ours["k"])
+    deep = Layer("down", 128, 256)
+    ours = by_kernel(found.measure(item(layers=(SQUARE, deep))))["tilus"]
+    assert (STEP, 192, 384) == (ours["layer"], ours["n"], ours["k"])
     assert pytest.approx(20.0) == ours["median_us"]  # 8 launches of each layer in a call
-    assert 2 * (128 * 64 + 128 * 128) == ours["flops"]
-    assert [2] == [len(calls) for calls in timer.timed[0][0][0].steps]
+    assert 2 * (64 * 128 + 128 * 256) == ours["flops"]
+    launches = timer.timed[0][0][0].calls
+    assert [SQUARE.k, deep.k] * ours["copies"] == [call.args[0].shape[1] for call in launches]
     single = by_kernel(found.measure(item()))["tilus"]
     assert ours["floor_us"] > single["floor_us"] and ours["predicted_us"] > single["predicted_us"]
 

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 import torch
 
-from benchmarks import expect, shapes, timing
+from benchmarks import clocks, expect, shapes
 from benchmarks.peers import Problem
 from benchmarks.shapes import GEMMA, LLAMA, QWEN, STEP, plan
 from tilus.dtypes import float16, uint4b
@@ -176,19 +176,6 @@ def test_what_has_no_lean_kernel_is_not_predicted(monkeypatch):
     assert expect.prediction_of(Problem(1, 64, 128, "u4"), H100, torch.device("cpu")) is None
 
 
-# ---- what is timed ------------------------------------------------------------------------------
-
-
-def test_a_rotation_goes_round():
-    calls = []
-    steps = tuple((lambda c=c: calls.append(f"{c}1"), lambda c=c: calls.append(f"{c}2"))
-                  for c in "abc")  # fmt: skip
-    rotation = timing.Rotation(steps)
-    rotation()
-    assert ["a1", "a2", "b1", "b2", "c1", "c2"] * 3 == calls
-    assert 9 == rotation.count and len(calls) >= timing.LEAST_LAUNCHES
-
-
 # ---- clocks --------------------------------------------------------------------------------------
 
 
@@ -202,7 +189,7 @@ def told(stdout, code=0):
 
 def test_clocks_are_read():
     run = told("1755, 2619, 1980, 41, 322.10, 0x0000000000000000, 570.86.15\n")
-    found = timing.clocks("GPU-1", run)
+    found = clocks.clocks("GPU-1", run)
     assert ("1755", "41", "570.86.15") == tuple(
         found[key] for key in ("clocks.sm", "temperature.gpu", "driver_version")
     )
@@ -213,14 +200,14 @@ def test_clocks_are_read():
 
 @pytest.mark.parametrize("stdout", ["", "1, 2\n", "a\nb\n"])
 def test_clocks_that_cannot_be_read(stdout):
-    assert ["absent"] == list(timing.clocks("0", told(stdout)))
-    assert "no such device" in timing.clocks("0", told("", code=6))["absent"]
+    assert ["absent"] == list(clocks.clocks("0", told(stdout)))
+    assert "no such device" in clocks.clocks("0", told("", code=6))["absent"]
 
 
 def test_no_program_that_reads_clocks(monkeypatch):
     def run(*_, **__):
         raise FileNotFoundError("nvidia-smi")
 
-    assert "absent" in timing.clocks("0", run)
+    assert "absent" in clocks.clocks("0", run)
     monkeypatch.setattr("shutil.which", lambda name: None)
-    assert {"absent": "nvidia-smi is not installed"} == timing.clocks("0")
+    assert {"absent": "nvidia-smi is not installed"} == clocks.clocks("0")
