@@ -24,8 +24,8 @@ from tilus.dtypes import DataType, dtype_from_name, storage_nbytes
 from tilus.ops import small_m
 from tilus.ops.demand import demand
 from tilus.ops.lean import bucket, lean_form, lean_kernel
+from tilus.ops.quantized_tensor import QuantizedTensor
 from tilus.ops.small_m import Epilogue
-from tilus.ops.storage import QuantizedTensor
 from tilus.runtime.devices import MATRIX_FLOPS, Device
 from tilus.runtime.model import Prediction, predict
 from tilus.target import Capability

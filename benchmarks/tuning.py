@@ -28,7 +28,7 @@ from launch_overhead import processor
 from tabulate import tabulate
 
 import tilus
-from tilus.cli_tune import compile_choices
+from tilus.cli.tune_dry_run import compile_choices
 from tilus.config import settings
 from tilus.dtypes import uint4b
 from tilus.ops.shapes import Layer

@@ -18,6 +18,7 @@ from tilus.dtypes import (
     boolean,
     codebook,
     convert,
+    data_type,
     dtype_from_name,
     float8_e4m3,
     float8_e5m2,
@@ -582,7 +583,7 @@ def test_float_finds_the_declared_types():
 
 
 def test_calling_a_dtype_makes_a_constant(monkeypatch):
-    monkeypatch.setattr(dtypes, "_constant_factory", dtypes.DataType.constant)
+    monkeypatch.setattr(data_type, "_constant_factory", dtypes.DataType.constant)
     assert 3 == int4b(3)
     dtypes.set_constant_factory(lambda dtype, value: (dtype, value))
     assert (int4b, 3) == int4b(3)

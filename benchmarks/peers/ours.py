@@ -10,7 +10,7 @@ import tilus
 from benchmarks.peers.codes import activation_of, pack_stream, round_weight, type_of
 from benchmarks.peers.installed import AMPERE, why_missing
 from benchmarks.peers.protocol import Prepared, Problem
-from tilus.ops.storage import QuantizedTensor
+from tilus.ops.quantized_tensor import QuantizedTensor
 
 
 class Ours:

@@ -39,7 +39,7 @@ from benchmarks.static import Case
 from tilus import TilusError
 from tilus.demo import parse_types
 from tilus.dtypes import LOW_PRECISION
-from tilus.ops.storage import unpack_bits
+from tilus.ops.codes import unpack_bits
 from tilus.utils import cdiv
 
 ROOT = Path(__file__).parents[2]

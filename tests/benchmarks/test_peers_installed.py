@@ -32,7 +32,7 @@ from benchmarks.peers import PEERS, Prepared, Problem, check, gemlite, humming, 
 from benchmarks.peers.codes import activation_of, integer_bits, round_weight, type_of
 from benchmarks.peers.cutlass import pack_pairs
 from benchmarks.peers.installed import version_of
-from tilus.ops.storage import unpack_bits
+from tilus.ops.codes import unpack_bits
 from tilus.ptx.launch import execute
 from tilus.ptx.memory import GlobalMemory, SharedMemory
 from tilus.ptx.parse import parse_ptx

@@ -23,8 +23,9 @@ from tilus.dtypes import (
     uint64,
 )
 from tilus.errors import TilusError
-from tilus.ir.expr import BLOCK_IDX, OPERATORS, apply
+from tilus.ir.expr import BLOCK_IDX, apply
 from tilus.ir.layout import spatial
+from tilus.ir.operators import OPERATORS
 from tilus.ir.tensor import RegisterTensor
 
 INTEGERS = (int8, uint8, int16, uint16, int32, uint32, int64, uint64)

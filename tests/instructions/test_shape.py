@@ -10,14 +10,9 @@ from tilus import dtypes
 from tilus.dtypes import boolean, float16, float32, int4b, int8, int16, int32, uint8, uint16
 from tilus.errors import TilusError
 from tilus.instructions.cast import Cast
-from tilus.instructions.shape import (
-    Flatten,
-    Repeat,
-    RepeatInterleave,
-    Reshape,
-    Transpose,
-    View,
-)
+from tilus.instructions.reindex import Flatten, Reshape, Transpose
+from tilus.instructions.repeat import Repeat, RepeatInterleave
+from tilus.instructions.view import View
 from tilus.ir.instruction import Known, Strength
 from tilus.ir.layout import (
     BitLayout,

@@ -7,18 +7,9 @@ import pytest
 
 import tilus.dtypes as d
 from tilus.errors import TilusError
-from tilus.ir.expr import (
-    Const,
-    Var,
-    apply,
-    as_expr,
-    cast,
-    const,
-    evaluate,
-    promote,
-    substitute,
-    variables,
-)
+from tilus.ir.expr import Const, Var, apply, as_expr, cast, const, evaluate
+from tilus.ir.operators import promote
+from tilus.ir.terms import substitute, variables
 
 I = Var(d.int32, "i")  # noqa: E741
 B = Var(d.boolean, "b")

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from tilus import dtypes
 from tilus.dtypes import DataType, boolean, float32, int8, int32, int64, uint8
 from tilus.errors import TilusError
-from tilus.ir.expr import OPERATORS, Apply, Const, Expr, Var, apply, cast, const, evaluate
+from tilus.ir.expr import Apply, Const, Expr, Var, apply, cast, const, evaluate
+from tilus.ir.operators import OPERATORS
 from tilus.ir.simplify import CONSTANTS, RULES, Rule, Simplifier, simplify
 
 i, j, n = (Var(int32, name) for name in "ijn")

@@ -21,9 +21,7 @@ from tilus.instructions.elementwise import Elementwise, MakeRegisterTensor
 from tilus.instructions.global_memory import GlobalView, LoadGlobal
 from tilus.ir.expr import (
     BLOCK_IDX,
-    CAST,
     GRID_DIM,
-    OPERATORS,
     Apply,
     Const,
     Expr,
@@ -47,6 +45,7 @@ from tilus.ir.layout import (
     shared_row_major_swizzle,
     spatial,
 )
+from tilus.ir.operators import CAST, OPERATORS
 from tilus.ir.parser import parse_program
 from tilus.ir.printer import Names, format_instruction, format_program, format_stmt, is_reserved
 from tilus.ir.program import Param, Program

@@ -23,9 +23,9 @@ from tilus.dtypes import (
 )
 from tilus.ops import NF4, QuantizedTensor, matmul, quantize
 from tilus.ops.blobs import BlobFormat, pack_blobs, unpack_blobs
+from tilus.ops.codes import unpack_bits
 from tilus.ops.lean import lean_form, packed_blobs, split_of
 from tilus.ops.small_m import Schedule
-from tilus.ops.storage import unpack_bits
 from tilus.tensor import dtype_from_torch
 
 LEAN = [d for d in LOW_PRECISION if lean_form(quantize(torch.ones(1, 64), d, 64), float16)]

@@ -19,7 +19,7 @@ import tilus
 from tilus import TilusError, dtypes
 from tilus.dtypes import LOW_PRECISION, DataType
 from tilus.ops import NF4, QuantizedTensor, quantize
-from tilus.ops.storage import unpack_bits
+from tilus.ops.codes import unpack_bits
 
 KINDS = [
     (tilus.uint4b, True),
@@ -232,7 +232,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch):
         Path(file).write_bytes(b"half of it")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(tilus.ops.storage, "save_file", full)
+    monkeypatch.setattr(tilus.ops.weight_files, "save_file", full)
     with pytest.raises(TilusError, match="cannot be written"):
         make(tilus.int4b).save(path)
     assert make().equal(QuantizedTensor.load(path))

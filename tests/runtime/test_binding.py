@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tests.runtime.fakes import DeviceTensor
 from tilus import dtypes
 from tilus.errors import TilusError
-from tilus.ir.expr import BLOCK_IDX, CAST, OPERATORS, Apply, Const, Var, apply, cast, evaluate, mul
+from tilus.ir.expr import BLOCK_IDX, Apply, Const, Var, apply, cast, evaluate, mul
+from tilus.ir.operators import CAST, OPERATORS
 from tilus.ir.parser import parse_program
 from tilus.runtime.binding import (
     ArgumentBuffer,

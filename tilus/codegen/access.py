@@ -24,9 +24,10 @@ import numpy as np
 from tilus.codegen.emitter import Emitter
 from tilus.codegen.scalar import atom
 from tilus.dtypes import int64
-from tilus.ir.expr import Expr, apply, as_expr, as_int, cast, split_constant, sum_terms
+from tilus.ir.expr import Expr, apply, as_expr, as_int, cast
 from tilus.ir.layout import RegisterLayout, SharedLayout, Swizzle
 from tilus.ir.tensor import GlobalTensor, RegisterTensor, SharedTensor
+from tilus.ir.terms import split_constant, sum_terms
 
 PIECES = {16: "uint4", 8: "uint2", 4: "uint32_t", 2: "uint16_t", 1: "uint8_t"}
 

@@ -23,11 +23,12 @@ from tilus.codegen.scalar import C_TYPES, ScalarWriter
 from tilus.codegen.source import Workspace
 from tilus.dtypes import DataType, int32, uint64
 from tilus.errors import Location, TilusError
-from tilus.ir.expr import Const, Expr, Var, apply, as_expr, split_constant, substitute
+from tilus.ir.expr import Const, Expr, Var, apply, as_expr
 from tilus.ir.instruction import Facts
 from tilus.ir.printer import Names
 from tilus.ir.simplify import Simplifier
 from tilus.ir.tensor import GlobalTensor, RegisterTensor, SharedTensor
+from tilus.ir.terms import split_constant, substitute
 from tilus.target import Target
 
 INDENT = "    "

@@ -11,17 +11,8 @@ from collections.abc import Callable
 
 from tilus.dtypes import DataType
 from tilus.errors import TilusError
-from tilus.ir.expr import (
-    BUILTIN_VARS,
-    CAST,
-    OPERATORS,
-    Apply,
-    Const,
-    Expr,
-    Var,
-    format_number,
-    operand_dtypes,
-)
+from tilus.ir.expr import BUILTIN_VARS, Apply, Const, Expr, Var, format_number
+from tilus.ir.operators import CAST, OPERATORS, operand_dtypes
 
 C_TYPES = {
     "boolean": "bool", "int8": "int8_t", "int16": "int16_t", "int32": "int", "int64": "int64_t",

@@ -37,8 +37,9 @@ from tilus.instructions.shared_memory import check_index_tiles, check_one_layout
 from tilus.interp.access import in_bounds, linear_offset, tensor_indices
 from tilus.interp.machine import spread
 from tilus.interp.shared import Access
-from tilus.ir.expr import OPERATORS, Expr, as_expr, as_int, cast, compute
+from tilus.ir.expr import Expr, as_expr, as_int, cast
 from tilus.ir.instruction import Effects, Instruction, Known, Proposal
+from tilus.ir.operators import OPERATORS, compute
 from tilus.ir.tensor import GlobalTensor, RegisterTensor, SharedTensor
 
 if TYPE_CHECKING:

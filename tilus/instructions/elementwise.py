@@ -6,7 +6,7 @@ table.
     z = self.exp(y)
 
 One class, `Elementwise`, serves all operators: what they compute and how they print is in
-`ir/expr.py`.
+`ir/operators.py`.
 """
 
 from __future__ import annotations
@@ -26,21 +26,12 @@ from tilus.instructions.arguments import expect, shape_tuple
 from tilus.instructions.placement import vectorized_layout
 from tilus.interp.machine import spread
 from tilus.interp.registers import pack_bits
-from tilus.ir.expr import (
-    OPERATORS,
-    Const,
-    Expr,
-    Operator,
-    Var,
-    as_expr,
-    cast,
-    compute,
-    operand_dtypes,
-    substitute,
-)
+from tilus.ir.expr import Const, Expr, Var, as_expr, cast
 from tilus.ir.instruction import Instruction, Known, Proposal, Strength
 from tilus.ir.layout import RegisterLayout, holds_operands, operand_locals
+from tilus.ir.operators import OPERATORS, Operator, compute, operand_dtypes
 from tilus.ir.tensor import RegisterTensor
+from tilus.ir.terms import substitute
 
 if TYPE_CHECKING:
     from tilus.codegen.emitter import Emitter

@@ -28,7 +28,7 @@ from tilus.errors import TilusError
 from tilus.instructions.arguments import expect
 from tilus.instructions.elementwise import default_layout, layout_of, local_index
 from tilus.instructions.mma_tiling import Tiling, tilings_of
-from tilus.ir.expr import Expr, apply, as_expr, promote
+from tilus.ir.expr import Expr, apply, as_expr
 from tilus.ir.instruction import Instruction, Known, Proposal, Strength
 from tilus.ir.layout import (
     AtomicMma,
@@ -38,6 +38,7 @@ from tilus.ir.layout import (
     holds_operands,
     local,
 )
+from tilus.ir.operators import promote
 from tilus.ir.tensor import RegisterTensor
 
 if TYPE_CHECKING:

@@ -30,11 +30,11 @@ from tilus.codegen.collective import (
 from tilus.dtypes import DataType, convert
 from tilus.errors import TilusError
 from tilus.instructions.arguments import expect
+from tilus.instructions.dimensions import dims_of
 from tilus.instructions.elementwise import default_layout, layout_of, local_index
-from tilus.instructions.shape import dims_of
-from tilus.ir.expr import require_arithmetic
 from tilus.ir.instruction import Instruction, Known, Proposal, Strength
 from tilus.ir.layout import RegisterLayout, holds_operands
+from tilus.ir.operators import require_arithmetic
 from tilus.ir.tensor import RegisterTensor
 
 if TYPE_CHECKING:

@@ -17,10 +17,10 @@ from tilus.codegen.collective import Fold, accumulation_dtype, set_value, value_
 from tilus.codegen.prefixes import Prefixes
 from tilus.dtypes import convert, float32
 from tilus.instructions.arguments import expect
+from tilus.instructions.dimensions import dims_of
 from tilus.instructions.elementwise import check_operands, layout_of, local_index, same_layout
-from tilus.instructions.shape import dims_of
-from tilus.ir.expr import require_arithmetic
 from tilus.ir.instruction import Instruction, Known, Proposal
+from tilus.ir.operators import require_arithmetic
 from tilus.ir.tensor import RegisterTensor
 
 if TYPE_CHECKING:

@@ -17,8 +17,9 @@ from lark import Token, Tree
 from tilus import dtypes
 from tilus.dtypes import DataType, dtype_from_name
 from tilus.errors import Location, TilusError, locate
-from tilus.ir.expr import BUILTIN_VARS, CAST, OPERATORS, Apply, Expr, Var, const
+from tilus.ir.expr import BUILTIN_VARS, Apply, Expr, Var, const
 from tilus.ir.instruction import REGISTRY
+from tilus.ir.operators import CAST, OPERATORS
 from tilus.ir.printer import Named, is_reserved
 
 Node = Tree[Token]

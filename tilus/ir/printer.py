@@ -28,9 +28,10 @@ from typing import Any
 
 from tilus import dtypes
 from tilus.dtypes import DataType
-from tilus.ir.expr import BUILTIN_VARS, OPERATORS, Expr, Var, format_expr, format_number
+from tilus.ir.expr import BUILTIN_VARS, Expr, Var, format_expr, format_number
 from tilus.ir.instruction import Instruction
 from tilus.ir.layout import GlobalLayout, global_row_major
+from tilus.ir.operators import OPERATORS
 from tilus.ir.program import Param, Program
 from tilus.ir.stmt import (
     Assign,

@@ -20,19 +20,8 @@ from operator import is_
 from tilus import dtypes
 from tilus.dtypes import DataType
 from tilus.errors import TilusError
-from tilus.ir.expr import (
-    CAST,
-    OPERATORS,
-    Apply,
-    Const,
-    Expr,
-    Operand,
-    Var,
-    apply,
-    as_int,
-    const,
-    folded,
-)
+from tilus.ir.expr import Apply, Const, Expr, Operand, Var, apply, as_int, const, folded
+from tilus.ir.operators import CAST, OPERATORS
 
 Bounds = tuple[int | None, int | None]  # least and greatest value, None where not known
 RangeOf = Callable[[Expr], Bounds]

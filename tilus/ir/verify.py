@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tilus.errors import Location, TilusError, locate
-from tilus.ir.expr import BUILTIN_VARS, Expr, as_int, variables
+from tilus.ir.expr import BUILTIN_VARS, Expr, as_int
 from tilus.ir.instruction import Instruction, leaves
 from tilus.ir.program import WARP_SIZE, Program
 from tilus.ir.stmt import (
@@ -32,6 +32,7 @@ from tilus.ir.stmt import (
     While,
 )
 from tilus.ir.tensor import GlobalTensor, SharedTensor
+from tilus.ir.terms import variables
 from tilus.ir.visit import expressions
 
 

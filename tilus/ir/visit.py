@@ -12,10 +12,11 @@ from dataclasses import replace
 from functools import cache
 from typing import Any, TypeVar
 
-from tilus.ir.expr import Expr, Var, substitute
+from tilus.ir.expr import Expr, Var
 from tilus.ir.instruction import Instruction, field_names, leaves, rebuild
 from tilus.ir.program import Program
 from tilus.ir.stmt import Body, Do, Stmt
+from tilus.ir.terms import substitute
 
 S = TypeVar("S", bound=Stmt)
 

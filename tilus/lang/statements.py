@@ -8,10 +8,11 @@ from typing import Any
 from tilus.dtypes import DataType
 from tilus.errors import TilusError, locate
 from tilus.instructions.elementwise import AssignTile
-from tilus.ir.expr import Expr, Var, apply, as_expr, as_int, substitute, variables
+from tilus.ir.expr import Expr, Var, apply, as_expr, as_int
 from tilus.ir.program import Param
 from tilus.ir.stmt import Assign, Break, Continue, For, If, Return, Stmt, ThreadGroup, While
 from tilus.ir.tensor import GlobalTensor, RegisterTensor, SharedTensor
+from tilus.ir.terms import substitute, variables
 from tilus.lang import values
 from tilus.lang.context import (
     TENSORS,

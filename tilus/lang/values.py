@@ -19,8 +19,9 @@ from tilus.errors import TilusError
 from tilus.instructions.arguments import int_tuple
 from tilus.instructions.elementwise import Elementwise, default_layout
 from tilus.ir import layout
-from tilus.ir.expr import BLOCK_IDX, GRID_DIM, OPERATORS, Expr, Var, apply, as_expr, cast
+from tilus.ir.expr import BLOCK_IDX, GRID_DIM, Expr, Var, apply, as_expr, cast
 from tilus.ir.instruction import Instruction
+from tilus.ir.operators import OPERATORS
 from tilus.ir.tensor import GlobalTensor, RegisterTensor, SharedTensor
 
 

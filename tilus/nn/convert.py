@@ -21,7 +21,7 @@ from tilus.dtypes import DataType
 from tilus.errors import TilusError
 from tilus.nn.linear import QuantizedLinear
 from tilus.ops.quantize import check_choices, check_weight, quantize
-from tilus.ops.storage import QuantizedTensor
+from tilus.ops.quantized_tensor import QuantizedTensor
 from tilus.runtime.progress import progress_bar
 
 Linear = torch.nn.Linear

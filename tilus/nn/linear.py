@@ -20,7 +20,9 @@ from tilus.dtypes import DataType, storage_nbytes
 from tilus.errors import TilusError
 from tilus.ops.matmul import call_operator
 from tilus.ops.quantize import quantize
-from tilus.ops.storage import QuantizedTensor, check_code_type, check_groups, forget_packed
+from tilus.ops.quantized_tensor import QuantizedTensor
+from tilus.ops.storage import forget_packed
+from tilus.ops.weight_checks import check_code_type, check_groups
 from tilus.tensor import Device
 
 

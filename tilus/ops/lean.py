@@ -24,9 +24,10 @@ from tilus.ops.blobs import PART, TOKENS, BlobFormat, pack_blobs
 from tilus.ops.choose import SMS as SMS
 from tilus.ops.choose import large_for, small_for
 from tilus.ops.choose import split_of as split_of
+from tilus.ops.codes import unpack_bits
 from tilus.ops.large_m import LargeMatmul, scales_are_steady
+from tilus.ops.quantized_tensor import QuantizedTensor
 from tilus.ops.small_m import COLUMNS, Epilogue, Schedule, SmallMatmul
-from tilus.ops.storage import QuantizedTensor, unpack_bits
 from tilus.tensor import dtype_from_torch
 
 FEW = TOKENS * COLUMNS[-1]  # tokens, up to which memory bounds the time

@@ -19,7 +19,8 @@ import torch
 
 from tilus.dtypes import dtype_from_name
 from tilus.ops.matmul import check_operands, multiply, multiply_ready
-from tilus.ops.storage import QuantizedTensor, find_prepared
+from tilus.ops.quantized_tensor import QuantizedTensor
+from tilus.ops.storage import find_prepared
 
 Tensor = torch.Tensor
 

@@ -21,10 +21,12 @@ from tilus.dtypes import DataType
 from tilus.errors import TilusError
 from tilus.lang.script import Specialisation
 from tilus.lang.signature import ALIGNMENT
+from tilus.ops.codes import unpack_bits
 from tilus.ops.kernels import PackWeight, QuantizedMatmul, TileFormat
 from tilus.ops.lean import LeanForm, bucket, lean_form, lean_kernel, packed_blobs
+from tilus.ops.quantized_tensor import QuantizedTensor
 from tilus.ops.small_m import Epilogue
-from tilus.ops.storage import FLOATS, QuantizedTensor, unpack_bits
+from tilus.ops.weight_checks import FLOATS
 from tilus.runtime.launch import launcher, refuse_in_capture
 from tilus.tensor import Tensor, dtype_from_torch, from_carrier
 from tilus.utils import gcd

@@ -15,7 +15,8 @@ import torch
 from tilus.dtypes import DataType
 from tilus.errors import TilusError
 from tilus.ir.layout import NF4
-from tilus.ops.storage import FLOATS, QuantizedTensor, check_code_type, check_groups
+from tilus.ops.quantized_tensor import QuantizedTensor
+from tilus.ops.weight_checks import FLOATS, check_code_type, check_groups
 from tilus.tensor import from_carrier
 
 __all__ = ["NF4", "QuantizedTensor", "quantize"]

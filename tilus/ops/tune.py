@@ -44,9 +44,9 @@ from tilus.ops.large_m import LargeMatmul
 from tilus.ops.large_schedule import Schedule
 from tilus.ops.lean import FEW, LeanForm, bucket, lean_form
 from tilus.ops.quantize import quantize
+from tilus.ops.quantized_tensor import QuantizedTensor
 from tilus.ops.shapes import Layer
 from tilus.ops.small_m import Epilogue, SmallMatmul
-from tilus.ops.storage import QuantizedTensor
 from tilus.runtime import launch
 from tilus.runtime.devices import Device
 from tilus.runtime.model import Prediction, predict

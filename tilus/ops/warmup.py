@@ -25,7 +25,8 @@ from tilus.errors import TilusError
 from tilus.lang.script import Specialisation
 from tilus.ops.lean import MOST_TOKENS, bucket
 from tilus.ops.matmul import ACTIVATIONS, Call, Kind, Product, call_for, product_of
-from tilus.ops.storage import FLOATS, QuantizedTensor
+from tilus.ops.quantized_tensor import QuantizedTensor
+from tilus.ops.weight_checks import FLOATS
 from tilus.runtime import launch
 from tilus.runtime.cache import SUFFIX, kernel_cache
 from tilus.runtime.progress import progress_bar

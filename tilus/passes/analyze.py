@@ -17,10 +17,12 @@ from dataclasses import dataclass
 from functools import cache, partial
 
 from tilus.dtypes import DataType
-from tilus.ir.expr import BLOCK_IDX, CAST, GRID_DIM, Apply, Const, Expr, Var, as_int, variables
+from tilus.ir.expr import BLOCK_IDX, GRID_DIM, Apply, Const, Expr, Var, as_int
+from tilus.ir.operators import CAST
 from tilus.ir.program import Program
 from tilus.ir.stmt import Assign, Assume, Declare, Do, For, Return, Stmt
 from tilus.ir.tensor import GlobalTensor
+from tilus.ir.terms import variables
 from tilus.ir.visit import walk
 
 Bound = int | None  # None: not bounded

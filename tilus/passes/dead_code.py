@@ -10,11 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tilus.ir.expr import Const, Expr, as_int, variables
+from tilus.ir.expr import Const, Expr, as_int
 from tilus.ir.instruction import Instruction, leaves
 from tilus.ir.program import Program
 from tilus.ir.stmt import Assign, Body, Declare, Do, For, If, Stmt, ThreadGroup, While
 from tilus.ir.tensor import GlobalTensor
+from tilus.ir.terms import variables
 from tilus.ir.visit import expressions, rewrite, walk
 
 

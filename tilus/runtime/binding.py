@@ -32,16 +32,8 @@ from tilus import dtypes
 from tilus.dtypes import DataType
 from tilus.errors import TilusError, locate
 from tilus.interp.machine import grid_size
-from tilus.ir.expr import (
-    CAST,
-    OPERATORS,
-    Apply,
-    Const,
-    Expr,
-    Var,
-    evaluate,
-    operand_dtypes,
-)
+from tilus.ir.expr import Apply, Const, Expr, Var, evaluate
+from tilus.ir.operators import CAST, OPERATORS, operand_dtypes
 from tilus.ir.program import Param, Program
 from tilus.tensor import Tensor
 

@@ -15,6 +15,7 @@ from tilus.ir.layout.atoms import (
     placements,
     resolve_dot_config,
 )
+from tilus.ir.layout.banks import BankConflicts, bank_conflicts
 from tilus.ir.layout.bit_machine import UnpackPlan
 from tilus.ir.layout.bit_search import NF4, plan_unpack
 from tilus.ir.layout.bits import BitLayout, bit_layout
@@ -29,6 +30,7 @@ from tilus.ir.layout.global_ import (
     global_strides,
 )
 from tilus.ir.layout.modes import LayoutError
+from tilus.ir.layout.operands import holds_operands, operand_locals
 from tilus.ir.layout.register import (
     RegisterLayout,
     auto_local_spatial,
@@ -38,10 +40,8 @@ from tilus.ir.layout.register import (
     concat,
     divide,
     flatten,
-    holds_operands,
     left_divide,
     local,
-    operand_locals,
     permute,
     reduce,
     reduce_to,
@@ -52,19 +52,15 @@ from tilus.ir.layout.register import (
     squeeze,
     unsqueeze,
 )
-from tilus.ir.layout.shared import (
-    BankConflicts,
-    SharedLayout,
-    Swizzle,
-    bank_conflicts,
+from tilus.ir.layout.shared import SharedLayout, shared_permute, shared_reshape
+from tilus.ir.layout.shared_constructors import (
     shared_column_major,
     shared_compose,
     shared_layout,
-    shared_permute,
-    shared_reshape,
     shared_row_major,
     shared_row_major_swizzle,
 )
+from tilus.ir.layout.swizzle import Swizzle
 from tilus.ir.layout.text import Layout, parse_layout
 
 __all__ = [

@@ -18,9 +18,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tilus.ir.layout.banks import BANK_NBITS, NUM_BANKS
 from tilus.ir.layout.modes import LayoutError
 from tilus.ir.layout.register import RegisterLayout
-from tilus.ir.layout.shared import BANK_NBITS, NUM_BANKS, SharedLayout
+from tilus.ir.layout.shared import SharedLayout
 
 CELL_HEIGHT = 22
 CHARACTER_WIDTH = 7

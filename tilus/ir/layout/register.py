@@ -16,12 +16,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from math import gcd, prod
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from tilus.ir.layout.modes import (
     Digit,
@@ -34,14 +33,24 @@ from tilus.ir.layout.modes import (
     coalesce,
     mode_digits,
     refine_modes,
-    row_major_strides,
     split_digits,
-    table_guard,
     zero_like,
 )
-
-IntArray = npt.NDArray[np.int64]
-Digits = tuple[Digit, ...]
+from tilus.ir.layout.places import (
+    Digits,
+    IntArray,
+    check_range,
+    logical_indices,
+    narrow,
+    owner_table,
+    ranked,
+    ravel,
+    replica_offsets,
+    scaled,
+    sum_of,
+    unravel,
+    widen,
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -162,16 +171,16 @@ class RegisterLayout:
         Works on ints, NumPy arrays (broadcast against each other) and any scalar with `+ * // %`,
         such as an expression of the thread index. Ints and arrays are checked to be in range.
         """
-        _check_range(thread, self.num_threads, "thread")
-        _check_range(local, self.local_size, "local index")
+        check_range(thread, self.num_threads, "thread")
+        check_range(local, self.local_size, "local index")
         terms: list[list[Any]] = [[] for _ in self.shape]
         _, spatial_digits, local_digits = self._key
         for place, digits in ((thread, spatial_digits), (local, local_digits)):
-            for digit, coordinate in zip(digits, _unravel(place, digits), strict=True):
+            for digit, coordinate in zip(digits, unravel(place, digits), strict=True):
                 if digit.dim is not None:
-                    terms[digit.dim].append(_scaled(coordinate, digit.stride))
+                    terms[digit.dim].append(scaled(coordinate, digit.stride))
         zero = zero_like(thread, local)
-        return tuple(_sum(parts, zero) for parts in terms)
+        return tuple(sum_of(parts, zero) for parts in terms)
 
     def locals_and_threads(self, index: Sequence[Any]) -> tuple[IntArray, IntArray]:
         """The inverse: where the element at `index` is held.
@@ -187,22 +196,22 @@ class RegisterLayout:
                 "an index needs one entry a dimension", found=f"{len(index)} for {self}"
             )
         for entry, extent in zip(index, self.shape, strict=True):
-            _check_range(entry, extent, "index")
+            check_range(entry, extent, "index")
         arrays = np.broadcast_arrays(*(np.asarray(entry, dtype=np.int64) for entry in index))
-        local = _ravel(self.local_digits, arrays)
-        first_thread = _ravel(self.spatial_digits, arrays)
-        return local, first_thread[..., None] + _replica_offsets(self)
+        local = ravel(self.local_digits, arrays)
+        first_thread = ravel(self.spatial_digits, arrays)
+        return local, first_thread[..., None] + replica_offsets(self)
 
     def logical_indices(self) -> IntArray:
         """int64 (T, L): the row-major index of every (thread, local). Cached and read-only."""
-        return _logical_indices(self)
+        return logical_indices(self)
 
     def owner_table(self) -> tuple[IntArray, IntArray]:
         """int64 (size, R) and (size,): the threads holding each element, and its local index.
 
         Elements are numbered row-major, threads ascend. Cached and read-only.
         """
-        return _owner_table(self)
+        return owner_table(self)
 
     def contiguous_local(self, dim: int = -1) -> int:
         """How many consecutive elements along `dim` every thread holds in consecutive registers.
@@ -303,13 +312,13 @@ def spatial(*shape: int, ranks: Sequence[int] | None = None) -> RegisterLayout:
     ((1, 1), (0, 2))
     """
     extents = as_shape(shape)
-    return _from_digits(extents, _ranked(extents, ranks), ())
+    return _from_digits(extents, ranked(extents, ranks), ())
 
 
 def local(*shape: int, ranks: Sequence[int] | None = None) -> RegisterLayout:
     """All elements in one thread, registers numbered row-major, or by `ranks` as in `spatial`."""
     extents = as_shape(shape)
-    return _from_digits(extents, (), _ranked(extents, ranks))
+    return _from_digits(extents, (), ranked(extents, ranks))
 
 
 def column_spatial(*shape: int) -> RegisterLayout:
@@ -326,7 +335,7 @@ def replicated(*shape: int, num_workers: int) -> RegisterLayout:
     """A whole `local(*shape)` tile in each of `num_workers` threads."""
     workers = as_int(num_workers, "num_workers", minimum=1)
     extents = as_shape(shape)
-    return _from_digits(extents, (Digit(workers, None, 0),), _ranked(extents, None))
+    return _from_digits(extents, (Digit(workers, None, 0),), ranked(extents, None))
 
 
 def auto_local_spatial(num_threads: int, shape: Sequence[int]) -> RegisterLayout:
@@ -366,8 +375,8 @@ def compose(outer: RegisterLayout, inner: RegisterLayout) -> RegisterLayout:
     shape = tuple(a * b for a, b in zip(outer.shape, inner.shape, strict=True))
     return _from_digits(
         shape,
-        _widen(outer.spatial_digits, inner.shape) + inner.spatial_digits,
-        _widen(outer.local_digits, inner.shape) + inner.local_digits,
+        widen(outer.spatial_digits, inner.shape) + inner.spatial_digits,
+        widen(outer.local_digits, inner.shape) + inner.local_digits,
     )
 
 
@@ -389,7 +398,7 @@ def divide(product: RegisterLayout, inner: RegisterLayout) -> RegisterLayout:
         raise error
     shape = tuple(a // b for a, b in zip(product.shape, inner.shape, strict=True))
     return _from_digits(
-        shape, _narrow(spatial_parts[0], inner.shape), _narrow(local_parts[0], inner.shape)
+        shape, narrow(spatial_parts[0], inner.shape), narrow(local_parts[0], inner.shape)
     )
 
 
@@ -410,9 +419,9 @@ def left_divide(product: RegisterLayout, outer: RegisterLayout) -> RegisterLayou
     local_parts = split_digits(product.local_digits, product.local_size // outer.local_size)
     if spatial_parts is None or local_parts is None:
         raise error
-    if coalesce(spatial_parts[0]) != coalesce(_widen(outer.spatial_digits, shape)):
+    if coalesce(spatial_parts[0]) != coalesce(widen(outer.spatial_digits, shape)):
         raise error
-    if coalesce(local_parts[0]) != coalesce(_widen(outer.local_digits, shape)):
+    if coalesce(local_parts[0]) != coalesce(widen(outer.local_digits, shape)):
         raise error
     return _from_digits(shape, spatial_parts[1], local_parts[1])
 
@@ -460,7 +469,7 @@ def reduce_to(layout: RegisterLayout, shape: Sequence[int]) -> RegisterLayout:
     True
     """
     target = as_shape(shape)
-    _check_broadcast(target, layout.shape)
+    check_broadcast(target, layout.shape)
     leading = layout.rank - len(target)
     stretched = [
         leading + dim for dim, extent in enumerate(target) if extent != layout.shape[leading + dim]
@@ -549,112 +558,11 @@ def flatten(layout: RegisterLayout, start_dim: int = 0, end_dim: int = -1) -> Re
     return reshape(layout, (*layout.shape[:start], merged, *layout.shape[end + 1 :]))
 
 
-# ---- operands of elementwise instructions
-
-
-@lru_cache(maxsize=4096)
-def holds_operands(out: RegisterLayout, operand: RegisterLayout) -> bool:
-    """Whether every thread holding an element of `out` holds the (broadcast) one of `operand` too.
-
-    Then an elementwise instruction needs no communication. Shapes broadcast as in NumPy.
-
-    Raises:
-        LayoutError: the shape of `operand` does not broadcast to that of `out`.
-
-    >>> out = spatial(8, 4)
-    >>> holds_operands(out, reduce(out, [0])), holds_operands(out, replicated(4, num_workers=32))
-    (True, True)
-    >>> holds_operands(out, column_spatial(8, 4))
-    False
-    """
-    _check_broadcast(operand.shape, out.shape)
-    if out.num_threads != operand.num_threads:
-        return False
-    index = _operand_index(out, operand)
-    threads = np.arange(out.num_threads)[:, None]
-    digits = coalesce(operand.spatial_digits)
-    return all(
-        digit.dim is None
-        or bool(np.all(index[digit.dim] // digit.stride % digit.size == coordinate))
-        for digit, coordinate in zip(digits, _unravel(threads, digits), strict=True)
-    )
-
-
-@lru_cache(maxsize=512)
-def operand_locals(out: RegisterLayout, operand: RegisterLayout) -> IntArray:
-    """int64 (T, L): the register of `operand` that each register of `out` is computed from.
-
-    Raises:
-        LayoutError: `holds_operands(out, operand)` does not hold.
-    """
-    if not holds_operands(out, operand):
-        raise LayoutError(
-            "a thread holds an element of the result but not that of the operand",
-            found=f"result {out}, operand {operand}",
-            hint="convert the operand to a layout in which the same threads hold it",
-        )
-    shape = (out.num_threads, out.local_size)
-    table = np.broadcast_to(_ravel(operand.local_digits, _operand_index(out, operand)), shape)
-    return _frozen(np.ascontiguousarray(table))
-
-
-def _operand_index(out: RegisterLayout, operand: RegisterLayout) -> tuple[IntArray, ...]:
-    index = _unravel_shape(out.logical_indices(), out.shape)[out.rank - operand.rank :]
-    return tuple(
-        np.zeros_like(entry) if extent == 1 else entry
-        for entry, extent in zip(index, operand.shape, strict=True)
-    )
-
-
-def _check_broadcast(shape: tuple[int, ...], target: tuple[int, ...]) -> None:
+def check_broadcast(shape: tuple[int, ...], target: tuple[int, ...]) -> None:
+    """Raise a LayoutError where `shape` does not broadcast to `target`, as in NumPy."""
     tail = target[len(target) - len(shape) :] if len(shape) <= len(target) else ()
     if len(tail) != len(shape) or any(a not in (1, b) for a, b in zip(shape, tail, strict=True)):
         raise LayoutError("the shape does not broadcast", found=f"{list(shape)} to {list(target)}")
-
-
-# ---- cached tables
-
-
-@lru_cache(maxsize=512)
-def _logical_indices(layout: RegisterLayout) -> IntArray:
-    table_guard(layout.num_threads * layout.local_size, "the layout")
-    strides = row_major_strides(layout.shape)
-
-    def part(digits: Digits, size: int) -> IntArray:
-        total = np.zeros(size, dtype=np.int64)
-        for digit, coordinate in zip(digits, _unravel(np.arange(size), digits), strict=True):
-            if digit.dim is not None:
-                total += coordinate * (digit.stride * strides[digit.dim])
-        return total
-
-    across = part(layout.spatial_digits, layout.num_threads)
-    within = part(layout.local_digits, layout.local_size)
-    return _frozen(across[:, None] + within)
-
-
-@lru_cache(maxsize=512)
-def _owner_table(layout: RegisterLayout) -> tuple[IntArray, IntArray]:
-    # A stable sort keeps places in thread order, so the threads of an element come out ascending.
-    places = np.argsort(layout.logical_indices(), axis=None, kind="stable")
-    places = places.reshape(layout.size, layout.replication)
-    threads, locals_ = np.divmod(places, layout.local_size)
-    return _frozen(threads), _frozen(np.ascontiguousarray(locals_[:, 0]))
-
-
-@lru_cache(maxsize=512)
-def _replica_offsets(layout: RegisterLayout) -> IntArray:
-    offsets = np.zeros(1, dtype=np.int64)
-    weight = layout.num_threads
-    for digit in layout.spatial_digits:
-        weight //= digit.size
-        if digit.dim is None:
-            offsets = (offsets[:, None] + np.arange(digit.size) * weight).ravel()
-    return _frozen(offsets)
-
-
-def _frozen(array: IntArray) -> IntArray:
-    array.flags.writeable = False
-    return array
 
 
 # ---- digits
@@ -676,18 +584,6 @@ def _from_digits(
         tuple(-d.size if d.dim is None else modes.index(d) for d in spatial_digits),
         tuple(modes.index(digit) for digit in local_digits),
     )
-
-
-def _ranked(shape: tuple[int, ...], ranks: Sequence[int] | None) -> Digits:
-    order = range(len(shape)) if ranks is None else as_ints(ranks, "ranks")
-    if sorted(order) != list(range(len(shape))):
-        raise LayoutError(
-            "ranks must be a permutation of the dimensions",
-            found=str(list(order)),
-            expected=f"each of 0..{len(shape) - 1} once",
-        )
-    dims = sorted(range(len(shape)), key=order.__getitem__)
-    return tuple(Digit(shape[dim], dim, 1) for dim in dims)
 
 
 def _align(a: RegisterLayout, b: RegisterLayout) -> tuple[RegisterLayout, RegisterLayout]:
@@ -714,77 +610,9 @@ def _remap(
     return _from_digits(shape, moved(layout.spatial_digits), moved(layout.local_digits))
 
 
-def _widen(digits: Digits, factors: tuple[int, ...]) -> Digits:
-    return tuple(
-        digit
-        if digit.dim is None
-        else Digit(digit.size, digit.dim, digit.stride * factors[digit.dim])
-        for digit in digits
-    )
-
-
-def _narrow(digits: Digits, factors: tuple[int, ...]) -> Digits:
-    return tuple(
-        digit
-        if digit.dim is None
-        else Digit(digit.size, digit.dim, digit.stride // factors[digit.dim])
-        for digit in digits
-    )
-
-
 def _no_quotient(dividend: RegisterLayout, divisor: RegisterLayout, equation: str) -> LayoutError:
     return LayoutError(
         "these layouts do not divide",
         found=f"dividend {dividend}, divisor {divisor}",
         expected=f"a layout x with {equation}",
     )
-
-
-def _unravel(place: Any, digits: Digits) -> list[Any]:
-    """The coordinate of each digit. The first needs no `%`: places are in range."""
-    weight = prod(digit.size for digit in digits)
-    coordinates: list[Any] = []
-    for number, digit in enumerate(digits):
-        weight //= digit.size
-        coordinate = place // weight if weight > 1 else place
-        coordinates.append(coordinate % digit.size if number else coordinate)
-    return coordinates
-
-
-def _ravel(digits: Digits, index: Sequence[IntArray]) -> IntArray:
-    place = np.zeros(index[0].shape if index else (), dtype=np.int64)
-    for digit in digits:
-        place = place * digit.size
-        if digit.dim is not None:
-            place = place + index[digit.dim] // digit.stride % digit.size
-    return place
-
-
-def _unravel_shape(flat: IntArray, shape: tuple[int, ...]) -> tuple[IntArray, ...]:
-    strides = row_major_strides(shape)
-    return tuple(flat // stride % extent for stride, extent in zip(strides, shape, strict=True))
-
-
-def _scaled(value: Any, factor: int) -> Any:
-    return value if factor == 1 else value * factor
-
-
-def _sum(parts: list[Any], zero: Any) -> Any:
-    if not parts:
-        return zero
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total + zero if isinstance(zero, np.ndarray) else total
-
-
-def _check_range(value: Any, end: int, what: str) -> None:
-    if isinstance(value, int) and 0 <= value < end:
-        return
-    if not isinstance(value, (int, np.integer, np.ndarray)):
-        return  # an expression: its range is the value analysis' business
-    array: npt.NDArray[Any] = np.asarray(value)
-    if array.size and (array.min() < 0 or array.max() >= end):
-        raise LayoutError(
-            f"{what} out of range", found=f"{array.min()}..{array.max()}", expected=f"[0, {end})"
-        )

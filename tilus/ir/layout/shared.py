@@ -19,13 +19,11 @@ from math import prod
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from tilus.ir.layout.modes import (
     Digit,
     LayoutError,
     as_dims,
-    as_int,
     as_ints,
     as_permutation,
     as_shape,
@@ -36,59 +34,8 @@ from tilus.ir.layout.modes import (
     table_guard,
     zero_like,
 )
-from tilus.ir.layout.register import RegisterLayout
-
-IntArray = npt.NDArray[np.int64]
-
-# CUDA C++ Programming Guide, "Shared Memory" of compute capability 5.x and later.
-NUM_BANKS = 32
-BANK_NBITS = 32
-WARP_SIZE = 32
-
-
-@dataclass(frozen=True)
-class Swizzle:
-    """The address permutation `o ^ ((o & (((1 << bits) - 1) << (base + shift))) >> shift)`.
-
-    Bits [base, base + bits) are xor-ed with the bits `shift` places above them. It is its own
-    inverse where `shift >= bits`.
-
-    >>> Swizzle(3, 3, 3)(64 + 8)
-    64
-    """
-
-    base: int
-    bits: int
-    shift: int
-
-    def __post_init__(self) -> None:
-        for field in ("base", "bits", "shift"):
-            object.__setattr__(
-                self, field, as_int(getattr(self, field), f"swizzle {field}", minimum=0)
-            )
-        if self.bits and not self.shift:
-            raise LayoutError(
-                "a swizzle with shift 0 loses addresses",
-                found=str(self),
-                expected="shift of at least 1",
-            )
-
-    def __call__(self, offset: Any) -> Any:
-        """The permuted offset; works on ints, integer arrays and expressions with `& ^ >>`."""
-        if not self.bits:
-            return offset
-        mask = ((1 << self.bits) - 1) << (self.base + self.shift)
-        return offset ^ ((offset & mask) >> self.shift)
-
-    @property
-    def block(self) -> int:
-        """Aligned ranges of this many elements are permuted within themselves."""
-        return 1 << (self.base + self.bits + (self.shift if self.shift < self.bits else 0))
-
-    def __str__(self) -> str:
-        return f"Swizzle({self.base}, {self.bits}, {self.shift})"
-
-    __repr__ = __str__
+from tilus.ir.layout.places import IntArray
+from tilus.ir.layout.swizzle import Swizzle
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -104,6 +51,7 @@ class SharedLayout:
     Raises:
         LayoutError: the modes do not split the shape, or strides are missing or negative.
 
+    >>> from tilus.ir.layout import shared_row_major
     >>> shared_row_major(4, 8).offset((1, 2))
     10
     """
@@ -241,6 +189,7 @@ class SharedLayout:
         Raises:
             LayoutError: the part sticks out, or cuts through the modes of a dimension.
 
+        >>> from tilus.ir.layout import shared_row_major
         >>> layout = shared_row_major(3, 4, 8)
         >>> base, part = layout.slice([2, 1, 0], [2, 8])
         >>> base, part.offset((1, 3), base) == layout.offset((2, 2, 3))
@@ -322,126 +271,7 @@ class SharedLayout:
         )
 
 
-# ---- constructors
-
-
-def shared_layout(
-    shape: Sequence[int],
-    mode_shape: Sequence[int],
-    mode_strides: Sequence[int],
-    swizzle: Swizzle | None = None,
-) -> SharedLayout:
-    """A shared layout from its fields; see `SharedLayout`."""
-    modes = as_shape(mode_shape, "mode_shape"), as_ints(mode_strides, "mode_strides")
-    return SharedLayout(as_shape(shape), *modes, swizzle)
-
-
-def shared_row_major(*shape: int) -> SharedLayout:
-    """Dense, the last dimension contiguous."""
-    extents = as_shape(shape)
-    return SharedLayout(extents, extents, row_major_strides(extents))
-
-
-def shared_column_major(*shape: int) -> SharedLayout:
-    """Dense, the first dimension contiguous."""
-    extents = as_shape(shape)
-    return SharedLayout(extents, extents, row_major_strides(extents[::-1])[::-1])
-
-
-def shared_row_major_swizzle(shape: Sequence[int], nbits: int) -> SharedLayout:
-    """Row-major rows of 128, 64 or 32 bytes (the widest that fits), 16-byte chunks swizzled.
-
-    In rows of 128 bytes, chunk c of row r lies at chunk `c ^ (r & 7)`, so eight rows of one chunk
-    column (an `ldmatrix`) touch every bank once; narrower rows share 128 bytes, with the same
-    effect. Wider rows are cut into panels of 128 bytes, one panel after the other, which is also
-    what TMA and wgmma expect.
-
-    Args:
-        shape: (..., rows, columns); leading dimensions are row-major copies.
-        nbits: width of an element in bits: 1, 2, 4, 8, 16, 32, 64 or 128.
-
-    Raises:
-        LayoutError: rank below 2, an element width that does not divide 16 bytes, or rows that are
-            not a multiple of 32 bytes.
-
-    >>> layout = shared_row_major_swizzle([8, 64], 16)
-    >>> layout.offset((3, 0)) == 3 * 64 + 3 * 8
-    True
-    """
-    extents = as_shape(shape)
-    if len(extents) < 2:
-        raise LayoutError(
-            "a swizzled layout needs rows and columns", found=f"shape {list(extents)}"
-        )
-    if 128 % as_int(nbits, "nbits", minimum=1):
-        raise LayoutError(
-            "the element does not divide a 16-byte chunk",
-            found=f"{nbits} bits",
-            expected="1, 2, 4, 8, 16, 32, 64 or 128 bits",
-            hint="store the tile as uint8 and view it in registers",
-        )
-    rows, columns = extents[-2:]
-    width = next((w for w in (128, 64, 32) if columns * nbits % (w * 8) == 0), None)
-    if width is None:
-        raise LayoutError(
-            "the rows are too narrow to swizzle",
-            found=f"rows of {columns} x {nbits} bits",
-            expected="a multiple of 32 bytes",
-            hint="use shared_row_major, or pad the columns",
-        )
-    panel = width * 8 // nbits
-    chunk_bits = (128 // nbits).bit_length() - 1
-    swizzle = Swizzle(chunk_bits, {128: 3, 64: 2, 32: 1}[width], 3)
-    modes, strides = (rows, columns // panel, panel), (panel, rows * panel, 1)
-    return SharedLayout((rows, columns), modes, strides, swizzle).prepend(*extents[:-2])
-
-
 # ---- operations
-
-
-def shared_compose(outer: SharedLayout, inner: SharedLayout) -> SharedLayout:
-    """Every element of `outer` becomes a tile of `inner` (Kronecker product).
-
-    `offset(J) = outer(J // shape) * size + inner(J % shape)` with shape and storage size of
-    `inner`.
-
-    Raises:
-        LayoutError: both are swizzled, or the swizzle does not survive the product.
-
-    >>> shared_compose(shared_row_major(2, 1), shared_column_major(2, 4)).offset((3, 1))
-    11
-    """
-    rank = max(outer.rank, inner.rank)
-    outer, inner = _with_rank(outer, rank), _with_rank(inner, rank)
-    scale = inner.storage_size
-    sizes: list[int] = []
-    strides: list[int] = []
-    for outer_modes, inner_modes in zip(outer.dim_modes, inner.dim_modes, strict=True):
-        sizes += [mode.size for mode in outer_modes + inner_modes]
-        strides += [mode.stride * scale for mode in outer_modes] + [
-            mode.stride for mode in inner_modes
-        ]
-    shape = tuple(a * b for a, b in zip(outer.shape, inner.shape, strict=True))
-    return SharedLayout(shape, tuple(sizes), tuple(strides), _composed_swizzle(outer, inner))
-
-
-def _composed_swizzle(outer: SharedLayout, inner: SharedLayout) -> Swizzle | None:
-    scale = inner.storage_size
-    if outer.swizzle is None and inner.swizzle is None:
-        return None
-    if inner.swizzle is not None and outer.swizzle is None:
-        period = 1 << (inner.swizzle.base + inner.swizzle.shift + inner.swizzle.bits)
-        if scale % period == 0:  # then every copy starts where the swizzle does nothing
-            return inner.swizzle
-    elif outer.swizzle is not None and inner.swizzle is None and scale & (scale - 1) == 0:
-        log_scale = scale.bit_length() - 1
-        return Swizzle(outer.swizzle.base + log_scale, outer.swizzle.bits, outer.swizzle.shift)
-    raise LayoutError(
-        "the product of these swizzled layouts is not a swizzled layout",
-        found=f"{outer} * {inner}",
-        expected="one swizzle, and copies at multiples of its period",
-        hint="compose first and swizzle the product with with_swizzle",
-    )
 
 
 def shared_permute(layout: SharedLayout, dims: Sequence[int]) -> SharedLayout:
@@ -488,119 +318,6 @@ def shared_reshape(layout: SharedLayout, shape: Sequence[int]) -> SharedLayout:
     return SharedLayout(target, sizes, tuple(strides), layout.swizzle)
 
 
-# ---- bank conflicts
-
-
-@dataclass(frozen=True)
-class BankConflicts:
-    """How an access to shared memory uses the banks.
-
-    Attributes:
-        vector_nbits: bits each thread moves per request.
-        wavefronts: passes the worst request of any warp needs.
-        ideal: passes a request needs without conflicts (1, 2 for 8-byte, 4 for 16-byte vectors).
-        requests: requests of all warps together.
-        total_wavefronts: passes of all requests together.
-    """
-
-    vector_nbits: int
-    wavefronts: int
-    ideal: int
-    requests: int
-    total_wavefronts: int
-
-    @property
-    def conflict_free(self) -> bool:
-        """Whether every request needs no more than the ideal number of passes."""
-        return self.wavefronts == self.ideal
-
-
-def bank_conflicts(
-    shared: SharedLayout,
-    register: RegisterLayout,
-    element_nbits: int,
-    vector_nbits: int | None = None,
-) -> BankConflicts:
-    """Count the wavefronts of moving a tile between shared memory and registers.
-
-    There are 32 banks of 4 bytes. Lanes that touch the same word share it; a warp's 8-byte vectors
-    go by half warps and 16-byte vectors by quarter warps.
-
-    Args:
-        shared, register: layouts of the same shape.
-        element_nbits: width of an element.
-        vector_nbits: width of the vectors, 8..128 bits; by default the widest whose elements are
-            contiguous and aligned for every thread.
-
-    Raises:
-        LayoutError: shapes differ, or vectors of that width do not exist here.
-
-    >>> column = RegisterLayout((32, 32), (32, 32), (0,), (1,))
-    >>> bank_conflicts(shared_row_major(32, 32), column, 32, 32).wavefronts
-    32
-    """
-    if shared.shape != register.shape:
-        raise LayoutError(
-            "shared and register layout differ in shape",
-            found=f"{list(shared.shape)}, {list(register.shape)}",
-        )
-    places = shared.offsets().ravel()[register.logical_indices()]  # (threads, locals), in elements
-    if vector_nbits is None:
-        vector_nbits = next(
-            (v for v in (128, 64, 32, 16, 8) if _vectorizes(places, element_nbits, v)), None
-        )
-    if vector_nbits is None or not _vectorizes(places, element_nbits, vector_nbits):
-        raise LayoutError(
-            "the access has no such vectors",
-            found=f"{element_nbits}-bit elements in {vector_nbits or 'any'}-bit vectors",
-            expected="8, 16, 32, 64 or 128 bits, contiguous and aligned in shared memory",
-        )
-    first_bit = (
-        places[:, :: vector_nbits // element_nbits] * element_nbits
-    )  # (threads, requests a warp)
-    return _count_wavefronts(first_bit, vector_nbits)
-
-
-def _vectorizes(places: IntArray, element_nbits: int, vector_nbits: int) -> bool:
-    count, remainder = divmod(vector_nbits, element_nbits)
-    if (
-        vector_nbits not in (8, 16, 32, 64, 128)
-        or remainder
-        or not count
-        or places.shape[1] % count
-    ):
-        return False
-    vectors = places.reshape(places.shape[0], -1, count)
-    contiguous = bool(np.all(vectors == vectors[..., :1] + np.arange(count)))
-    return contiguous and not np.any(vectors[..., 0] * element_nbits % vector_nbits)
-
-
-def _count_wavefronts(first_bit: IntArray, vector_nbits: int) -> BankConflicts:
-    passes = max(1, vector_nbits // BANK_NBITS)  # lanes are served in this many groups
-    padding = (
-        -first_bit.shape[0] % WARP_SIZE
-    )  # missing lanes repeat one that is there: no extra words
-    lanes = np.concatenate([first_bit, np.repeat(first_bit[-1:], padding, axis=0)])
-    words = lanes[..., None] // BANK_NBITS + np.arange(
-        passes
-    )  # (threads, requests, words of a vector)
-    groups = words.reshape(
-        -1, WARP_SIZE // passes, first_bit.shape[1], passes
-    )  # (warps*passes, lanes, ...)
-    groups = np.sort(groups.transpose(0, 2, 1, 3).reshape(-1, WARP_SIZE), axis=1)
-    distinct = np.diff(groups, axis=1, prepend=-1) != 0
-    counts = np.zeros((groups.shape[0], NUM_BANKS), dtype=np.int64)
-    rows = np.broadcast_to(np.arange(groups.shape[0])[:, None], groups.shape)
-    np.add.at(counts, (rows[distinct], groups[distinct] % NUM_BANKS), 1)
-    group_passes = counts.max(axis=1).reshape(
-        -1, passes, first_bit.shape[1]
-    )  # (warps, groups, requests)
-    per_request = group_passes.sum(axis=1)
-    return BankConflicts(
-        vector_nbits, int(per_request.max()), passes, per_request.size, int(per_request.sum())
-    )
-
-
 # ---- helpers
 
 
@@ -622,10 +339,6 @@ def _inner_modes(modes: tuple[Digit, ...], extent: int) -> tuple[Digit, ...]:
             inner.insert(0, Digit(size, mode.dim, mode.stride))
         extent //= size
     return tuple(inner)
-
-
-def _with_rank(layout: SharedLayout, rank: int) -> SharedLayout:
-    return shared_reshape(layout, (1,) * (rank - layout.rank) + layout.shape)
 
 
 def _plus(a: Any, b: Any) -> Any:

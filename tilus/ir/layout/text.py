@@ -17,9 +17,9 @@ from types import MappingProxyType
 from typing import Any, TypeAlias, cast
 
 from tilus.errors import Location, TilusError, locate
-from tilus.ir.layout import bits, global_, register, shared
+from tilus.ir.layout import bits, global_, register, shared, shared_constructors
 from tilus.ir.layout.modes import LayoutError
-from tilus.ir.layout.shared import Swizzle
+from tilus.ir.layout.swizzle import Swizzle
 from tilus.syntax import parse
 
 Layout: TypeAlias = (
@@ -31,9 +31,10 @@ _MODULE_FUNCTIONS: tuple[Callable[..., Any], ...] = (
     register.column_local, register.replicated, register.auto_local_spatial, register.compose,
     register.divide, register.left_divide, register.concat, register.reduce, register.reduce_to,
     register.permute, register.reshape, register.flatten, register.squeeze, register.unsqueeze,
-    shared.shared_layout, shared.shared_row_major, shared.shared_column_major,
-    shared.shared_row_major_swizzle, shared.shared_compose, shared.shared_permute,
-    shared.shared_reshape, Swizzle, global_.global_layout, global_.global_row_major,
+    shared_constructors.shared_layout, shared_constructors.shared_row_major,
+    shared_constructors.shared_column_major, shared_constructors.shared_row_major_swizzle,
+    shared_constructors.shared_compose, shared.shared_permute, shared.shared_reshape, Swizzle,
+    global_.global_layout, global_.global_row_major,
     global_.global_column_major, global_.global_strides, global_.global_compose, bits.bit_layout,
 )  # fmt: skip
 

@@ -11,7 +11,7 @@ from tilus.cli import main
 from tilus.runtime import artifact
 from tilus.runtime import inspect as inspect_module
 
-VECTOR_ADD = str(Path(__file__).parents[1] / "examples" / "01_vector_add.py")
+VECTOR_ADD = str(Path(__file__).parents[2] / "examples" / "01_vector_add.py")
 VECTORS = [
     word
     for name, value in {

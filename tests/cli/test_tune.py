@@ -9,9 +9,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tilus import cli_tune
-from tilus.cli import build_parser, main
-from tilus.cli_tune import compile_choices, dry_run, tune_on, tuning_request
+from tilus.cli import build_parser, main, tune, tune_dry_run
+from tilus.cli.tune import tune_on
+from tilus.cli.tune_dry_run import compile_choices, dry_run
+from tilus.cli.tune_request import tuning_request
 from tilus.dtypes import uint4b
 from tilus.errors import TilusError
 from tilus.ops import choose, shapes
@@ -131,7 +132,7 @@ def test_a_dry_run_shows_what_would_be_tried(capsys):
 
 def test_figures_and_target():
     def found(*words: str):
-        return cli_tune._figures(request_of("--m", "1", "--dry-run", *words))
+        return tune_dry_run._figures(request_of("--m", "1", "--dry-run", *words))
 
     assert (H100, nvgpu_sm90a) == found()
     assert (RTX_4090, RTX_4090.target) == found("--device", "rtx 4090")
@@ -187,7 +188,7 @@ def gpu(monkeypatch):
     """CPU tensors and the interpreter in the place of an H100."""
     versions = {"driver": "13.0", "tilus": "0.1.0"}
     monkeypatch.setenv("TILUS_ENGINE", "interpreter")
-    monkeypatch.setattr(cli_tune, "GraphTimer", Clock)
+    monkeypatch.setattr(tune, "GraphTimer", Clock)
     monkeypatch.setattr(launch, "target_of", lambda device: nvgpu_sm90a)
     monkeypatch.setattr("tilus.ops.tune.versions", lambda: versions)
     monkeypatch.setattr(choose, "versions", lambda: versions)
