@@ -22,7 +22,7 @@ from itertools import product
 from pathlib import Path
 
 import torch
-from launch_overhead import processor
+from provenance import processor
 from rich.progress import track
 from tabulate import tabulate
 

@@ -263,7 +263,7 @@ def report(types, imports):
 
 def circumstances():
     """What the numbers depend on."""
-    from launch_overhead import processor
+    from provenance import commit, machine
     from torch import __version__ as torch_version
 
     from tilus import __version__
@@ -272,7 +272,7 @@ def circumstances():
     return {
         "command": command_of(sys.argv[1:]),
         "commit": commit(),
-        "machine": f"{processor()}, {platform.system()} {platform.release()}",
+        "machine": machine(),
         "target": ARCH,
         "versions": {
             "tilus": __version__,
@@ -281,19 +281,6 @@ def circumstances():
             "nvrtc": nvrtc_release(),
         },
     }
-
-
-def commit():
-    """The commit of the working tree, and whether it was changed since."""
-
-    def git(*arguments):
-        command = ["git", "-C", str(HERE), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + (" and changes" if git("status", "--porcelain") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 def main():

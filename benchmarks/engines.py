@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import torch
-from launch_overhead import processor
+from provenance import processor
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))

@@ -30,7 +30,9 @@ from benchmarks.expect import Rates, code_type
 from benchmarks.machine import DeviceLost, Machine, machine_at_hand
 from benchmarks.measure import Bench
 from benchmarks.peers import PEERS, Peer
-from benchmarks.record import HERE, NAME, RESULTS, SCHEMA, Log, Row, commit, folder_of, versions
+from benchmarks.provenance import commit
+from benchmarks.readme import README
+from benchmarks.record import NAME, RESULTS, SCHEMA, Log, Row, folder_of, versions
 from benchmarks.record import write as write_log
 from benchmarks.shapes import Item, Layer
 from benchmarks.static import numbers, words
@@ -38,7 +40,6 @@ from tilus.errors import TilusError
 
 BUDGET, SMOKE_BUDGET = 480.0, 60.0  # seconds
 CHECKED_LAYER, CHECKED_TOKENS = Layer("small", 512, 1024), (1, 16, 64)
-README = HERE.parent / "README.md"
 Show = Callable[[str], None]
 
 
@@ -87,7 +88,7 @@ class Run:
             "device": self.machine.name,
             "driver": state.get("driver_version", "not known"),
             "versions": versions(),
-            "commit": commit(),
+            "commit": commit("benchmarks"),
             "command": self.command,
             "clocks": {"before": state, "after": state},
             "l2_bytes": self.machine.l2_bytes,
@@ -280,7 +281,7 @@ def finish(log: Log, folder: Path, *, allow_fixture: bool = False) -> Log:
 def write_readme(readme: Path = README, results: Path = RESULTS) -> None:
     """Raises: TilusError for a fixture among the results."""
     text = report.section(report.committed_logs(results))
-    readme.write_text(report.with_section(readme.read_text(), text))
+    readme.write_text(report.SECTION.filled(readme.read_text(), text))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -26,6 +26,7 @@ from types import SimpleNamespace
 from unittest.mock import patch
 
 import torch
+from provenance import machine
 from tabulate import tabulate
 
 import tilus
@@ -176,7 +177,7 @@ def main():
         calls = [(name, *microseconds(call, repeats)) for name, call in library_calls()]
     environment = {
         "command": f"python {' '.join(sys.argv)}",
-        "machine": f"{processor()}, {platform.system()} {platform.release()}",
+        "machine": machine(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "tilus": tilus.__version__,
@@ -201,14 +202,6 @@ def report(environment, launches, calls):
         "calls": [dict(zip(keys[:3], row, strict=True)) for row in calls],
     }
     RESULTS.write_text(json.dumps(log, indent=1) + "\n")
-
-
-def processor():
-    """The name of the processor."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{len(names)} x {names[0]}" if names else platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 
 import torch
-from launch_overhead import processor
+from provenance import processor
 from rich.progress import track
 from tabulate import tabulate
 

@@ -14,7 +14,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -106,19 +105,6 @@ def refuse_fixture(log: Log, found: object, *, allow_fixture: bool) -> None:
 
 
 # ---- where it was made ---------------------------------------------------------------------------
-
-
-def commit() -> dict[str, Any]:
-    """Of the checkout, and whether the package was changed since; or why neither is known."""
-    git = ("git", "-C", str(HERE), "--no-optional-locks")
-    try:
-        found, status = (
-            subprocess.run([*git, *rest], capture_output=True, text=True, check=True).stdout
-            for rest in (("rev-parse", "HEAD"), ("status", "--porcelain", "--", "../tilus", "."))
-        )
-    except (OSError, subprocess.CalledProcessError) as error:
-        return {"absent": f"git says: {error}"}
-    return {"id": found.strip(), "changed_since": bool(status)}
 
 
 def versions() -> dict[str, str]:

@@ -20,9 +20,10 @@ from typing import Any
 from tabulate import tabulate
 
 from benchmarks.measure import BASELINE, OURS
+from benchmarks.provenance import commit_text
+from benchmarks.readme import Section
 from benchmarks.record import NAME, RESULTS, Log, Row, read, refuse_fixture
 from benchmarks.shapes import FIRST_TYPE, STEP
-from tilus.errors import TilusError
 
 FIXTURE = "FIXTURE: made-up figures for tests, no measurements"
 RANGES: tuple[tuple[str, Callable[[int], bool]], ...] = (
@@ -181,15 +182,7 @@ def tables(log: Log, *, allow_fixture: bool = False) -> str:
 
 # ---- the README ----------------------------------------------------------------------------------
 
-BEGIN, END = "<!-- gpu:begin -->", "<!-- gpu:end -->"
-NEXT_SECTION = "## Reading on"
-SECTION = f"""\
-## On a GPU
-
-{BEGIN}
-{END}
-
-"""
+SECTION = Section("gpu", "## On a GPU")
 NOTHING = """\
 Nothing has been measured on a GPU yet: what this page says of speed are counts and bounds.
 `python -m benchmarks.gpu` measures, on any NVIDIA GPU, beside cuBLAS, Triton, Marlin, Humming,
@@ -228,7 +221,7 @@ def device_section(folder: str, log: Log) -> str:
             model_line(log) + (f" {plots}" if plots else ""),
             "",
             f"`{log['command']}`; driver {log['driver']}, CUDA {version['cuda']}, NVRTC "
-            f"{version['nvrtc']}, torch {version['torch']}, commit {commit_of(log)}; "
+            f"{version['nvrtc']}, torch {version['torch']}, commit {commit_text(log['commit'])}; "
             f"[all figures]({place}/{NAME}).",
         ]
     )
@@ -238,31 +231,6 @@ def is_shown(row: Row) -> bool:
     return row["dtype"] == FIRST_TYPE and row["m"] in SHOWN_TOKENS
 
 
-def commit_of(log: Log) -> str:
-    found = log["commit"]
-    if "id" not in found:
-        return "not known"
-    return found["id"][:10] + (", with changes" if found["changed_since"] else "")
-
-
 def committed_logs(results: Path = RESULTS) -> dict[str, Log]:
     """Of all devices."""
     return {path.parent.name: read(path) for path in sorted(results.glob(f"*/{NAME}"))}
-
-
-def with_section(readme: str, text: str) -> str:
-    """A README with the text between its markers; the section is made where there is none.
-
-    Raises: TilusError for a README with one of the markers.
-
-    >>> with_section("a" + chr(10) + BEGIN + "old" + END + "b", "new").split()[4:]
-    ['new', '<!--', 'gpu:end', '-->b']
-    """
-    if (BEGIN in readme) != (END in readme):
-        raise TilusError("the README has one of two markers", expected=f"{BEGIN} and {END}")
-    if BEGIN not in readme:
-        head, found, tail = readme.partition(NEXT_SECTION)
-        readme = f"{head}{SECTION}{found}{tail}" if found else f"{head.rstrip()}\n\n{SECTION}"
-    head, _, rest = readme.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    return f"{head}{BEGIN}\n{text}\n{END}{tail}"

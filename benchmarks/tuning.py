@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 
 import torch
-from launch_overhead import processor
+from provenance import commit, machine
 from tabulate import tabulate
 
 import tilus
@@ -84,16 +84,6 @@ def in_a_process(m):
     return {**json.loads(told.stdout), "load_before": load}
 
 
-def commit():
-    """Of the checkout, and whether the package was changed since."""
-    git = ("git", "-C", str(RESULTS.parent), "--no-optional-locks")
-    found, status = (
-        subprocess.run([*git, *rest], capture_output=True, text=True, check=True).stdout
-        for rest in (("rev-parse", "HEAD"), ("status", "--porcelain", "--", "../../tilus"))
-    )
-    return {"id": found.strip(), "changed_since": bool(status)}
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
@@ -104,7 +94,7 @@ def main():
     rows = [in_a_process(m) for m in TOKENS]
     log = {
         "command": f"python {' '.join(sys.argv)}",
-        "machine": f"{processor()}, {platform.system()} {platform.release()}",
+        "machine": machine(),
         "commit": commit(),
         "versions": {
             "python": platform.python_version(),

@@ -283,7 +283,7 @@ def test_the_readme_is_written_between_its_markers(real, tmp_path):
     readme, results = tmp_path / "README.md", tmp_path / "results"
     readme.write_text("# A\n\ntext\n\n## Reading on\n\nmore\n")
     gpu.write_readme(readme, results)
-    before, _, rest = readme.read_text().partition(report.BEGIN)
+    before, _, rest = readme.read_text().partition(report.SECTION.begin)
     assert before.startswith("# A\n\ntext\n") and rest.endswith("## Reading on\n\nmore\n")
     assert "Nothing has been measured on a GPU yet" in rest
     record.write(results / "nvidia-x" / record.NAME, real)
@@ -291,15 +291,15 @@ def test_the_readme_is_written_between_its_markers(real, tmp_path):
     text = readme.read_text()
     assert "Nothing has been measured" not in text and "Fixture GPU" in text
     gpu.write_readme(readme, results)
-    assert text == readme.read_text() and 1 == text.count(report.BEGIN)
+    assert text == readme.read_text() and 1 == text.count(report.SECTION.begin)
 
 
 def test_one_marker():
     with pytest.raises(TilusError, match="one of two markers"):
-        report.with_section(f"a {report.BEGIN} b", "text")
+        report.SECTION.filled(f"a {report.SECTION.begin} b", "text")
 
 
 def test_the_readme_is_up_to_date():
     text = (REPOSITORY / "README.md").read_text()
     section = report.section(report.committed_logs())
-    assert f"{report.BEGIN}\n{section}\n{report.END}" in text
+    assert f"{report.SECTION.begin}\n{section}\n{report.SECTION.end}" in text

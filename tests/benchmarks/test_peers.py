@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import tilus
-from benchmarks import bench, compile_time, static
+from benchmarks import bench, compile_time, static, static_tables
 from benchmarks.peers import (
     PEERS,
     Arithmetic,
@@ -35,7 +35,7 @@ from benchmarks.peers.codes import pack_stream, pack_words, remembered, round_we
 from benchmarks.peers.cutlass import pack_pairs
 from benchmarks.peers.gemlite import partial_sums
 from benchmarks.peers.ours import Ours
-from benchmarks.static import Case
+from benchmarks.static_kernels import Case, triton_cases
 from tilus import TilusError
 from tilus.demo import parse_types
 from tilus.dtypes import LOW_PRECISION
@@ -719,7 +719,14 @@ def test_what_the_triton_kernel_is_given(monkeypatch):
 def test_an_update_renews_rows_and_leaves_others():
     def log(command, **rows):
         named = [{**asdict(Case(w, "float16", "sm_90a", 8)), "n": n} for w, n in rows.items()]
-        return {"command": command, "versions": {}, "rows": named, "traffic": [], "triton": named}
+        return {
+            "command": command,
+            "commit": {},
+            "versions": {},
+            "rows": named,
+            "traffic": [],
+            "triton": named,
+        }
 
     old = log("all", u1=1, u2=1)
     twice = log("part", u2=2, u3=2)
@@ -755,7 +762,7 @@ def test_which_triton_kernels_are_counted():
         for arch in ("sm_80", "sm_90a")
         for m in (1, 8, 32, 4096)
     ]
-    assert static.triton_cases(cases) == [Case("u4", "float16", "sm_90a", m) for m in (16, 64)]
+    assert triton_cases(cases) == [Case("u4", "float16", "sm_90a", m) for m in (16, 64)]
 
 
 def test_ours_and_triton_side_by_side():
@@ -764,15 +771,15 @@ def test_ours_and_triton_side_by_side():
         return {**asdict(case), "per_weight": slots, "registers": 100, "spill_bytes": 0, **counts}
 
     case = Case("u4", "float16", "sm_90a", 8)
-    rows = static.by_case([row(replace(case, m=m), 1.0, unpacked=1) for m in (8, 16, 256)])
+    rows = static_tables.by_case([row(replace(case, m=m), 1.0, unpacked=1) for m in (8, 16, 256)])
     others = [row(replace(case, m=m), 6.0, unpacked=cdiv(m, 128), triton="3") for m in (16, 256)]
     log = {"triton": [*others, {**asdict(replace(case, m=64)), "missing": "no nvdisasm"}]}
-    lines = static.triton_section(rows, log, "sm_90a")
+    lines = static_tables.triton_section(rows, log, "sm_90a")
     assert "by Triton 3:" in lines[0]
     cells = [cell.strip() for cell in lines[2].splitlines()[-1].strip("|").split("|")]
     ours, triton = "1.00 / 0.50, 100", "6.00 / 3.00, 100"
     assert cells == ["u4", ours, triton, ours, triton, "-", "-", ours, "6.00 / 3.00 x2, 100"]
-    assert [] == static.triton_section(rows, {}, "sm_90a")
+    assert [] == static_tables.triton_section(rows, {}, "sm_90a")
 
 
 def test_what_bench_asks_for_is_known(monkeypatch):

@@ -10,8 +10,8 @@ import torch
 
 import tilus.runtime.build
 import tilus.runtime.emulate
-from benchmarks import static
-from benchmarks.static import stored_type
+from benchmarks.static_counts import global_of
+from benchmarks.static_kernels import stored_type
 from tilus.dtypes import DataType, bfloat16, float16, float32
 from tilus.ops import NF4, small_m
 from tilus.ops.blobs import LANES, BlobFormat, pack_blobs
@@ -200,8 +200,8 @@ def test_copies_are_those_that_the_emulator_counts(m, columns):
     with scope(target_from_name("sm_90a")):
         counters = profile_program(kernel.program(*values), values, target_from_name("sm_90a"))
     found = demand(blobs, m, schedule, columns=columns, zero=8.0)
-    copied = static.global_of(counters, "async copy").bytes
-    loaded = static.global_of(counters, "global load").bytes
+    copied = global_of(counters, "async copy").bytes
+    loaded = global_of(counters, "global load").bytes
     assert packed.nbytes * (m // (8 * columns)) == copied
     assert found.l2_bytes == copied + loaded
     assert found.matrix * found.blocks == counters.total("mma")

@@ -11,8 +11,17 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks import static
-from benchmarks.static import Case
+from benchmarks import static, static_counts
+from benchmarks.static_kernels import (
+    ACTIVATIONS,
+    ARCHS,
+    TOKENS,
+    WEIGHTS,
+    Case,
+    blobs_of,
+    subject_of,
+)
+from benchmarks.static_tables import SECTION
 from tilus.errors import TilusError
 
 # Issue slots per weight and lane, float16, at most 8 tokens.
@@ -42,7 +51,7 @@ def cache_dir(tmp_path, monkeypatch):
 
 def check(case, most):
     """Everything that is missed at once, so that a failure tells all."""
-    counts = static.count_kernel(case)
+    counts = static_counts.count_kernel(case)
     assert {
         "slots": most,
         "spilled": (0, 0),
@@ -75,7 +84,7 @@ def test_with_bfloat16(weight):
 @pytest.mark.parametrize("weight", BOUNDS)
 def test_memory_traffic(weight):
     """Every byte of every sector is asked for, and no access to shared memory waits for another."""
-    found = static.measure_traffic(Case(weight, "float16", "sm_90a", 8))
+    found = static_counts.measure_traffic(Case(weight, "float16", "sm_90a", 8))
     for kind in ("copies", "loads"):
         assert found[kind]["requests"] > 0
         assert 1.0 == found[kind]["sector_bytes_used"], kind
@@ -88,26 +97,26 @@ def test_memory_traffic(weight):
 
 def test_signed_weights_run_the_kernel_of_unsigned_ones():
     signed, unsigned = (
-        static.blobs_of(Case(weight, "float16", "sm_90a", 8), 1024, 1024) for weight in ("i5", "u5")
+        blobs_of(Case(weight, "float16", "sm_90a", 8), 1024, 1024) for weight in ("i5", "u5")
     )
     assert signed == unsigned
 
 
 def test_a_step_that_multiplies_too_little_is_noticed():
     """The number of weights is checked against the tensor-core instructions."""
-    subject = static.subject_of(Case("u2", "float16", "sm_90a", 8), static.LONG_K)
-    binary = static.compiled(subject, "sm_90a")
-    found = static.turn_of(binary, subject)
+    subject = subject_of(Case("u2", "float16", "sm_90a", 8), static_counts.LONG_K)
+    binary = static_counts.compiled(subject, "sm_90a")
+    found = static_counts.turn_of(binary, subject)
     assert found is not None and found.weights is not None
     assert 0 == found.weights % (128 * 64 / 32)  # a chunk of 128 by 64 rows, over 32 lanes
     with pytest.raises(TilusError, match="does not multiply the weights that it should"):
-        static.turn_of(binary, replace(subject, matrix=subject.matrix + 1))
+        static_counts.turn_of(binary, replace(subject, matrix=subject.matrix + 1))
 
 
 def test_bounds_grow_with_the_blocks_of_tokens():
     case = Case("u4", "float16", "sm_90a", 8)
     per_weight = {"issue": 1.24 * 4, "alu": 0.1, "matrix": 0.1}
-    one, two = (static.bounds(case, per_weight, blocks)["H100"] for blocks in (1, 2))
+    one, two = (static_counts.bounds(case, per_weight, blocks)["H100"] for blocks in (1, 2))
     # At 1.24 issue slots per bit an H100's memory and its issue slots take as long.
     assert abs(one["issue"] / (8192 * 8192 * 4 / 8 / 3.0e6) - 1) < 0.01
     assert two["issue"] == 2 * one["issue"] == two["bound"] > one["bound"] == one["memory"]
@@ -115,8 +124,8 @@ def test_bounds_grow_with_the_blocks_of_tokens():
 
 def test_the_table_replaces_the_old_one():
     readme = "# Title\n\n## Reading on\nmore\n"
-    first = static.with_table(readme, "| old |")
-    second = static.with_table(first, "| new |")
+    first = SECTION.filled(readme, "| old |")
+    second = SECTION.filled(first, "| new |")
     assert first.replace("old", "new") == second
     assert second.startswith("# Title\n\n## What a weight costs\n")
     assert second.endswith("\n\n## Reading on\nmore\n")
@@ -133,7 +142,7 @@ def test_the_command(capsys, monkeypatch, tmp_path):
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [["1"], ["7"]] == [line[3:4] for line in lines if line[:3] == ["i8", *arguments[3:6:2]]]
     assert not static.RESULTS.exists()
-    assert static.BEGIN in static.README.read_text()
+    assert SECTION.begin in static.README.read_text()
 
 
 @pytest.mark.parametrize(
@@ -155,9 +164,9 @@ def test_the_committed_table_is_whole():
     rows = {(row["weight"], row["activation"], row["arch"], row["m"]) for row in log["rows"]}
     assert rows == {
         (weight, activation, arch, m)
-        for weight in static.WEIGHTS
-        for activation in static.ACTIVATIONS
-        for arch in static.ARCHS
-        for m in static.TOKENS
+        for weight in WEIGHTS
+        for activation in ACTIVATIONS
+        for arch in ARCHS
+        for m in TOKENS
     }
-    assert static.BEGIN in static.README.read_text()
+    assert SECTION.begin in static.README.read_text()

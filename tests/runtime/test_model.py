@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import static
-from benchmarks.static import Case
+from benchmarks import static, static_kernels
+from benchmarks.static_kernels import Case
 from tilus.codegen.source import CudaSource
 from tilus.errors import TilusError
 from tilus.ir.parser import parse_program
@@ -220,10 +220,10 @@ def test_parts_are_the_static_bounds():
     assert len(rows) > 50
     for row in rows:
         case = Case(row["weight"], row["activation"], row["arch"], row["m"])
-        blobs = static.blobs_of(case, static.EXTENT, static.EXTENT)
-        warps = static.EXTENT**2 * row["unpacked"] / 32  # weights of a lane, of all warps
+        blobs = static_kernels.blobs_of(case, static_kernels.EXTENT, static_kernels.EXTENT)
+        warps = static_kernels.EXTENT**2 * row["unpacked"] / 32  # weights of a lane, of all warps
         counts = {n: row["per_weight"][n] * warps / 132 for n in ("issue", "alu", "matrix")}
-        activations = 2 * row["m"] * static.EXTENT
+        activations = 2 * row["m"] * static_kernels.EXTENT
         demand = Demand(
             blocks=132,
             threads=256,
