@@ -9,7 +9,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet
-INPUTS := pyproject.toml constraints.txt
+INPUTS := pyproject.toml constraints.txt compiler.txt
 
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
@@ -45,4 +45,5 @@ $(VENV)/.installed-demo: $(VENV)/.base
 
 $(VENV)/.installed-dev: $(VENV)/.base
 	$(PIP_INSTALL) --constraint constraints.txt --editable ".[dev]"
+	$(PIP_INSTALL) --no-deps --requirement compiler.txt
 	@touch $@

@@ -220,7 +220,7 @@ def bad_dtype_arg(self, p: ~float16):
 
 
 @MISTAKES.add(
-    "register_tensor: missing a required argument: 'dtype'",
+    "argument: 'dtype'",  # Python 3.12 adds that it is a keyword-only one
     expected="register_tensor(*, dtype, shape, init=None)",
 )
 def missing_dtype_arg(self, p: ~float16):

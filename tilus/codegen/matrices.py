@@ -9,15 +9,16 @@ matrix store instruction: stmatrix".
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from tilus.codegen.access import SharedAccess
 from tilus.dtypes import int32
 from tilus.ir.expr import Expr, Var, apply, as_expr
 
+Array = np.ndarray[Any, Any]
 LANES = np.arange(32)
-
-
 STMATRIX_CAPABILITY = (9, 0)
 
 
@@ -60,7 +61,7 @@ def _form(access: SharedAccess) -> bool | str:
     return _matching_form(access.table().reshape(-1, 32, access.layout.local_size // 2, 2))
 
 
-def _matching_form(table: np.ndarray) -> bool | str:
+def _matching_form(table: Array) -> bool | str:
     """Whether the words are transposed matrices; or why they are no matrices."""
     rows = table[:, ::4, :, 0]  # (warp, row, word): where a row begins
     plain = rows[:, LANES // 4] + (2 * (LANES % 4))[:, None]
@@ -74,7 +75,7 @@ def _matching_form(table: np.ndarray) -> bool | str:
     return "the registers of a warp are not rows or columns of 8 x 8 matrices with 16-byte rows"
 
 
-def _same(a: np.ndarray, b: np.ndarray) -> bool:
+def _same(a: Array, b: Array) -> bool:
     return a.shape == b.shape and bool((a == b).all())
 
 
