@@ -24,8 +24,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import Progress
 from tabulate import tabulate
 
 from tilus import ops
@@ -33,6 +31,7 @@ from tilus.config import context, get_option
 from tilus.demo_weights import Matrix
 from tilus.dtypes import LOW_PRECISION, DataType, dtype_from_name, storage_nbytes
 from tilus.errors import TilusError
+from tilus.runtime.progress import progress_bar
 
 UNIT_ROUNDOFF = 2.0**-11  # of float16, relative
 SMALLEST_NORMAL = 2.0**-14  # below, float16 rounds to a fixed step
@@ -96,8 +95,7 @@ def measure_all(
     Raises: TilusError if a matrix's K is not a multiple of the group size.
     """
     results: list[Measurement] = []
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
+    with progress_bar(True) as progress:
         task = progress.add_task("", total=blocks * MATRICES_PER_BLOCK * len(types))
         for matrix in matrices:
             for dtype in types:
