@@ -9,15 +9,12 @@ matrix store instruction: stmatrix".
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from tilus.codegen.access import SharedAccess
-from tilus.dtypes import int32
+from tilus.dtypes import Array, int32
 from tilus.ir.expr import Expr, Var, apply, as_expr
 
-Array = np.ndarray[Any, Any]
 LANES = np.arange(32)
 STMATRIX_CAPABILITY = (9, 0)
 

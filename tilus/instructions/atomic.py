@@ -29,7 +29,7 @@ from tilus.codegen.collective import (
     value_as,
 )
 from tilus.codegen.scalar import atom, scalar_type
-from tilus.dtypes import DataType, int64
+from tilus.dtypes import Array, DataType, int64
 from tilus.errors import TilusError
 from tilus.instructions.arguments import check_offsets, describe, dims_tuple, expect, expr_tuple
 from tilus.instructions.elementwise import layout_of
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from tilus.codegen.emitter import Emitter
     from tilus.interp.machine import Machine
 
-Array = np.ndarray[Any, Any]
 U = TypeVar("U", bound="_Update")
 C = TypeVar("C", bound="CompareAndSwap")
 Operands = tuple[

@@ -19,7 +19,7 @@ import numpy as np
 
 from tilus.codegen.access import turns
 from tilus.codegen.collective import first_of, replicas
-from tilus.dtypes import DataType, float32, int32
+from tilus.dtypes import Array, DataType, float32, int32
 from tilus.errors import TilusError
 from tilus.instructions.arguments import describe, expect
 from tilus.instructions.cast import convert_registers, is_storage
@@ -33,8 +33,6 @@ from tilus.ir.tensor import RegisterTensor, SharedTensor
 if TYPE_CHECKING:
     from tilus.codegen.emitter import Emitter
     from tilus.interp.machine import Machine
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, eq=False)

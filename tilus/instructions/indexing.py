@@ -13,13 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from tilus.dtypes import Array
 from tilus.errors import TilusError
 from tilus.instructions.arguments import describe
 from tilus.ir.expr import Apply, Const, Expr, apply, as_expr, as_int
 from tilus.ir.instruction import Instruction
 from tilus.ir.tensor import Tensor
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)

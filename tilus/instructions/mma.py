@@ -23,7 +23,7 @@ from tilus.codegen.access import turns
 from tilus.codegen.collective import first_of, replicas, value_as
 from tilus.codegen.emitter import array_size
 from tilus.codegen.scalar import scalar_type
-from tilus.dtypes import DataType, convert
+from tilus.dtypes import Array, DataType, convert
 from tilus.errors import TilusError
 from tilus.instructions.arguments import expect
 from tilus.instructions.elementwise import default_layout, layout_of, local_index
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from tilus.codegen.emitter import Emitter
     from tilus.interp.machine import Machine
 
-Array = np.ndarray[Any, Any]
 _FLOAT8 = (dtypes.float8_e4m3, dtypes.float8_e5m2)
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from tilus.codegen.access import turns
-from tilus.dtypes import DataType, convert, float32, float64, int32, int64
+from tilus.dtypes import Array, DataType, convert, float32, float64, int32, int64
 from tilus.instructions.arguments import describe, expect, shape_tuple
 from tilus.instructions.elementwise import default_layout, layout_of
 from tilus.interp.machine import spread
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from tilus.codegen.emitter import Emitter
     from tilus.interp.machine import Machine
 
-Array = np.ndarray[Any, Any]
 U = TypeVar("U", bound="_Floats")
 
 MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)

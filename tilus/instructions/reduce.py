@@ -27,7 +27,7 @@ from tilus.codegen.collective import (
     set_value,
     thread_digits,
 )
-from tilus.dtypes import DataType, convert
+from tilus.dtypes import Array, DataType, convert
 from tilus.errors import TilusError
 from tilus.instructions.arguments import expect
 from tilus.instructions.dimensions import dims_of
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from tilus.codegen.emitter import Emitter
     from tilus.interp.machine import Machine
 
-Array = np.ndarray[Any, Any]
 R = TypeVar("R", bound="Reduce")
 
 

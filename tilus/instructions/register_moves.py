@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tilus.dtypes import Array
 from tilus.errors import TilusError
 from tilus.ir.tensor import RegisterTensor
 
 if TYPE_CHECKING:
     from tilus.codegen.emitter import Emitter
-
-Array = np.ndarray[Any, Any]
 
 
 def move_registers(e: Emitter, out: RegisterTensor, x: RegisterTensor, elements: Array) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tilus.dtypes import Array
 from tilus.errors import TilusError
 from tilus.instructions.arguments import expect, shape_tuple
 from tilus.instructions.indexing import check_part, parse_index, part_lengths, positions
@@ -29,8 +30,6 @@ from tilus.ir.tensor import RegisterTensor
 if TYPE_CHECKING:
     from tilus.codegen.emitter import Emitter
     from tilus.interp.machine import Machine
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, eq=False)

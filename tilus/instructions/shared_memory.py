@@ -22,7 +22,7 @@ import numpy as np
 from tilus.codegen.access import SharedAccess, load_tile, shared_offset, store_tile, turns
 from tilus.codegen.collective import first_of, replicas, store_element, value_as
 from tilus.codegen.matrices import load_matrices, store_matrices
-from tilus.dtypes import DataType, int64
+from tilus.dtypes import Array, DataType, int64
 from tilus.instructions.arguments import (
     check_offsets,
     dims_tuple,
@@ -47,8 +47,6 @@ from tilus.ir.tensor import RegisterTensor, SharedTensor
 if TYPE_CHECKING:
     from tilus.codegen.emitter import Emitter
     from tilus.interp.machine import Machine
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,16 +5,15 @@ instructions say it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tilus.dtypes import Array
 from tilus.ir.expr import Expr
 
 if TYPE_CHECKING:
     from tilus.interp.machine import Machine
-
-Array = np.ndarray[Any, Any]
 
 
 def tensor_indices(

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from tilus.dtypes import Array
 from tilus.errors import TilusError, locate
 from tilus.interp.flatten import Check, Jump, Run, SetVar, Step, flatten
 from tilus.interp.memory import Memory
@@ -29,7 +30,6 @@ from tilus.ir.program import Program
 from tilus.ir.tensor import GlobalTensor, RegisterTensor, SharedTensor
 from tilus.ir.visit import instructions
 
-Array = np.ndarray[Any, Any]
 WAVE_BYTES = 1 << 28  # tiles of one wave take about this much memory
 PATIENCE = 2048  # backward jumps of one group of blocks before others get a turn
 

@@ -10,14 +10,12 @@ from __future__ import annotations
 import bisect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from tilus.dtypes import DataType
+from tilus.dtypes import Array, DataType
 from tilus.errors import TilusError
 
-Array = np.ndarray[Any, Any]
 GUARD = (
     1 << 16
 )  # bytes kept free between workspaces, so that running off one never lands in the next

@@ -8,16 +8,14 @@ codes to bits, and back.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
 from tilus import dtypes
+from tilus.dtypes import Array
 from tilus.errors import TilusError
 from tilus.ir.layout import BitLayout, RegisterLayout
 from tilus.ir.tensor import RegisterTensor
-
-Array = np.ndarray[Any, Any]
 
 
 def to_threads(values: Array, layout: RegisterLayout) -> Array:

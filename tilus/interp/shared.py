@@ -15,15 +15,13 @@ the line that does it. On hardware it would be a race that is usually lost only 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
-from tilus.dtypes import DataType
+from tilus.dtypes import Array, DataType
 from tilus.errors import TilusError
 from tilus.ir.layout import RegisterLayout, SharedLayout
 
-Array = np.ndarray[Any, Any]
 UNWRITTEN = np.int32(2**31 - 1)
 PENDING = np.int32(2**31 - 2)
 NEVER = np.int32(-1)

@@ -17,11 +17,8 @@ from typing import Any
 import numpy as np
 
 from tilus import dtypes
-from tilus.dtypes import DataType
+from tilus.dtypes import Array, DataType
 from tilus.errors import TilusError
-
-Array = np.ndarray[Any, Any]
-
 
 # ---- typing -------------------------------------------------------------------------------------
 

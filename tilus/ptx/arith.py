@@ -30,9 +30,8 @@ from tilus.ptx.floats import (
     signed_sum,
 )
 from tilus.ptx.machine import STORED, TYPES, Machine, opcode
+from tilus.ptx.memory import Array
 from tilus.ptx.syntax import Immediate, Instruction, Negated, Operand
-
-Array = np.ndarray[Any, Any]
 
 
 def kind_of(op: Instruction) -> str:

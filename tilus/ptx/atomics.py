@@ -15,10 +15,10 @@ import numpy as np
 from tilus.ptx.arith import half, maximum, minimum, word
 from tilus.ptx.floats import FLOATS, canonical, flushed, numbers, rounded
 from tilus.ptx.machine import Machine, opcode
+from tilus.ptx.memory import Array
 from tilus.ptx.syntax import Instruction, Operand, Vector
 from tilus.ptx.transfer import places, space_of, type_of
 
-Array = np.ndarray[Any, Any]
 Update = Callable[..., Array]
 
 INTEGER: dict[str, Update] = {

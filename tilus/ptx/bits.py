@@ -3,15 +3,13 @@ Instructions" and the bit instructions of "Integer Arithmetic Instructions"."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from tilus.ptx.arith import LOGIC, kind_of, predicate
 from tilus.ptx.machine import STORED, TYPES, Machine, opcode
+from tilus.ptx.memory import Array
 from tilus.ptx.syntax import Instruction, Operand, Pair
 
-Array = np.ndarray[Any, Any]
 ALL = np.uint64(2**64 - 1)
 
 

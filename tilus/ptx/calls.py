@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
 
 import numpy as np
 
 from tilus.errors import TilusError
 from tilus.ptx.machine import Machine, opcode
+from tilus.ptx.memory import Array
 from tilus.ptx.syntax import Address, Immediate, Instruction, Operand, Symbol, Vector
 from tilus.ptx.transfer import load_bytes, store_bytes
 
-Array = np.ndarray[Any, Any]
 _SPECIFIER = re.compile(
     r"%(?P<flags>[-+ #0]*)(?P<width>\*|\d+)?(?:\.(?P<precision>\*|\d*))?"
     r"(?P<length>hh|h|ll|l|j|z|t)?(?P<conversion>.)",

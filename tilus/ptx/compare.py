@@ -11,9 +11,9 @@ import numpy as np
 from tilus.ptx.arith import LOGIC, half, kind_of, predicate, word, word_of
 from tilus.ptx.floats import bf16_bits, flushed, numbers
 from tilus.ptx.machine import STORED, TYPES, Machine, opcode
+from tilus.ptx.memory import Array
 from tilus.ptx.syntax import Instruction, Operand, Pair
 
-Array = np.ndarray[Any, Any]
 COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater,
     "ge": np.greater_equal, "lo": np.less, "ls": np.less_equal, "hi": np.greater,

@@ -3,17 +3,13 @@ Synchronization and Communication Instructions"."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from tilus.errors import TilusError
 from tilus.ptx.arith import predicate
 from tilus.ptx.machine import WARP, Machine, opcode
-from tilus.ptx.memory import WARP_SYNC
+from tilus.ptx.memory import WARP_SYNC, Array
 from tilus.ptx.syntax import Instruction, Negated, Operand, Symbol
-
-Array = np.ndarray[Any, Any]
 
 
 @opcode("bra")

@@ -26,10 +26,8 @@ from tilus.ptx.floats import (
     rounding_of,
 )
 from tilus.ptx.machine import STORED, TYPES, Machine, opcode
+from tilus.ptx.memory import Array
 from tilus.ptx.syntax import Instruction, Operand, Register
-
-Array = np.ndarray[Any, Any]
-
 
 # ---- narrow floats ------------------------------------------------------------------------------
 

@@ -16,15 +16,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from tilus.errors import Location, TilusError
 from tilus.ptx.groups import WARP
+from tilus.ptx.memory import Array
 from tilus.ptx.syntax import Instruction, Kernel
 
-Array = np.ndarray[Any, Any]
 SECTOR = 32  # bytes
 BANKS = 32
 WORD = 4  # bytes of a bank

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from tilus.ptx.machine import STORED, TYPES
+from tilus.ptx.memory import Array
 from tilus.ptx.syntax import Instruction
 
-Array = np.ndarray[Any, Any]
 FLOATS = ("f16", "bf16", "f32", "f64")
 CANONICAL_NAN = {"f16": 0x7FFF, "bf16": 0x7FFF, "f32": 0x7FFFFFFF, "f64": 0x7FF8000000000000}
 DIRECTED = ("rz", "rm", "rp")

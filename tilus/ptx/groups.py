@@ -12,15 +12,13 @@ Source: PTX ISA, "Independent Thread Scheduling", "bar", "mma.sync".
 from __future__ import annotations
 
 from collections.abc import Iterator, Set
-from typing import Any
 
 import numpy as np
 
 from tilus.errors import TilusError
-from tilus.ptx.memory import SharedMemory
+from tilus.ptx.memory import Array, SharedMemory
 from tilus.ptx.syntax import Kernel
 
-Array = np.ndarray[Any, Any]
 WARP = 32
 PATIENCE = 10_000  # polls in a row, by whomever, with no store between: nobody will ever store
 SHOWN = 4  # places that the message of a deadlock lists

@@ -9,15 +9,12 @@ The carry lives in one more predicate register of the kernel, `parse.CARRY_FLAG`
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from tilus.ptx.arith import compute, kind_of
 from tilus.ptx.machine import STORED, TYPES, Machine, opcode
+from tilus.ptx.memory import Array
 from tilus.ptx.syntax import CARRY, CARRY_FLAG, Instruction, Register
-
-Array = np.ndarray[Any, Any]
 
 
 def _arguments(m: Machine, op: Instruction, count: int = 2) -> list[Array]:

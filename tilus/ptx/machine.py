@@ -18,7 +18,7 @@ from tilus.errors import TilusError, locate
 from tilus.ptx.blocks import Action, Block
 from tilus.ptx.counters import Counters
 from tilus.ptx.groups import WARP, Groups
-from tilus.ptx.memory import GlobalMemory, SharedMemory
+from tilus.ptx.memory import Array, GlobalMemory, SharedMemory
 from tilus.ptx.syntax import (
     Immediate,
     Instruction,
@@ -30,7 +30,6 @@ from tilus.ptx.syntax import (
     Vector,
 )
 
-Array = np.ndarray[Any, Any]
 NO_LANES = np.zeros(0, np.int64)
 SMS = 132  # multiprocessors of the emulated GPU (H100 SXM)
 CLOCKS = 32  # ticks of %clock for each basic block

@@ -16,7 +16,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 
@@ -24,10 +23,10 @@ from tilus.ptx.convert import narrow_table
 from tilus.ptx.floats import bf16_values, canonical, rounded
 from tilus.ptx.groups import WARP
 from tilus.ptx.machine import Machine, opcode
+from tilus.ptx.memory import Array
 from tilus.ptx.syntax import Instruction, Operand, Vector
 from tilus.ptx.transfer import address_of
 
-Array = np.ndarray[Any, Any]
 LANE = np.arange(WARP)
 GROUP, MEMBER = LANE // 4, LANE % 4  # the manual's groupID and threadID_in_group
 

@@ -13,18 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from tilus.errors import TilusError
 from tilus.ptx.machine import WARP, Machine, opcode
-from tilus.ptx.memory import SharedMemory
+from tilus.ptx.memory import Array, SharedMemory
 from tilus.ptx.syntax import Instruction
 from tilus.ptx.transfer import places, space_of
 
-Array = np.ndarray[Any, Any]
 SIZE = 8
 COUNT = (1 << 20) - 1  # the greatest number of arrivals, and of bytes
 FIRST_MEETING = 1 << 16  # mbarriers follow the 16 barriers of a block among the meetings

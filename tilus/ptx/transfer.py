@@ -16,7 +16,7 @@ from tilus.errors import TilusError
 from tilus.ptx.arith import predicate
 from tilus.ptx.convert import extended
 from tilus.ptx.machine import STORED, TYPES, Machine, opcode
-from tilus.ptx.memory import SHARED_WINDOW
+from tilus.ptx.memory import SHARED_WINDOW, Array
 from tilus.ptx.syntax import (
     LOADS,
     Address,
@@ -29,7 +29,6 @@ from tilus.ptx.syntax import (
     Vector,
 )
 
-Array = np.ndarray[Any, Any]
 LOCAL_WINDOW, PARAM_WINDOW = 1 << 37, 1 << 38
 WINDOWS = {"shared": SHARED_WINDOW, "local": LOCAL_WINDOW, "param": PARAM_WINDOW}
 PARAM_ALIGNMENT = 16

@@ -16,10 +16,10 @@ from tilus.ptx.arith import maximum, minimum, predicate
 from tilus.ptx.floats import canonical
 from tilus.ptx.groups import WARP
 from tilus.ptx.machine import Machine, opcode
+from tilus.ptx.memory import Array
 from tilus.ptx.syntax import Instruction, Operand, Pair
 from tilus.ptx.transfer import type_of
 
-Array = np.ndarray[Any, Any]
 LANE = np.arange(WARP)
 WEIGHTS = np.uint64(1) << LANE.astype(np.uint64)
 

@@ -20,7 +20,7 @@ import torch
 
 from tilus import dtypes
 from tilus.codegen.kernel import generate
-from tilus.dtypes import storage_nbytes, unpack
+from tilus.dtypes import Array, storage_nbytes, unpack
 from tilus.errors import Location
 from tilus.instructions.global_memory import GlobalView, StoreGlobal
 from tilus.interp.machine import grid_size
@@ -35,7 +35,6 @@ from tilus.runtime.launch import interpret
 from tilus.target import Target, get_current_target
 from tilus.tensor import Tensor, storage_of
 
-Array = np.ndarray[Any, Any]
 CLOSE = 2e-2  # of the largest element of a tile: the orders of additions differ by less
 
 
