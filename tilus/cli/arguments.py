@@ -1,8 +1,10 @@
 """Arguments of more than one command: their types, and those that name a kernel and its values.
 
---set x=ones:float32[4]    assignment
---m 16                     positive; positives for 1,16,256
---group-size -1            group_size
+    --set x=ones:float32[4]    assignment
+    --m 16                     positive; positives for 1,16,256
+    --group-size -1            group_size
+
+What is none of them is argparse's to refuse.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
 """What the command line says for the arguments of a kernel.
 
-16  0.5  true  relu                     numbers, booleans, text
-float16[16, 512]                        a tensor of zeros
-randn:float16[16, 512]                  or of ones, arange, rand (uniform in [0, 1)), randn
-weight.npy  weight.npy:int4b            a file, converted to a dtype
+    16  0.5  true  relu                     numbers, booleans, text
+    float16[16, 512]                        a tensor of zeros
+    randn:float16[16, 512]                  or of ones, arange, rand (uniform in [0, 1)), randn
+    weight.npy  weight.npy:int4b            a file, converted to a dtype
+
+What is none of these is text.
 """
 
 from __future__ import annotations
