@@ -35,7 +35,8 @@ from benchmarks.readme import README
 from benchmarks.record import NAME, RESULTS, SCHEMA, Log, Row, folder_of, versions
 from benchmarks.record import write as write_log
 from benchmarks.shapes import Item, Layer
-from benchmarks.static import numbers, words
+from benchmarks.static import words
+from tilus.cli.arguments import positives
 from tilus.errors import TilusError
 
 BUDGET, SMOKE_BUDGET = 480.0, 60.0  # seconds
@@ -171,7 +172,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--smoke", action="store_true", help="one shape, a few types, M 1, 16, 256")
     parser.add_argument("--models", type=words, metavar="NAME,...", help="their names begin so")
     parser.add_argument("--dtypes", type=words, metavar="T,...", help="of weights: u4, i6, e3m2")
-    parser.add_argument("--m", type=numbers, metavar="M,...", help="numbers of tokens")
+    parser.add_argument("--m", type=positives, metavar="M,...", help="numbers of tokens")
     parser.add_argument("--peers", type=words, metavar="NAME,...", help=", ".join(PEERS))
     parser.add_argument("--out", type=Path, metavar="DIR", help="in place of benchmarks/results/..")
     parser.add_argument(

@@ -10,7 +10,6 @@ it unless it is asked for by `allow_fixture`, and nothing writes one among the r
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import platform
@@ -21,6 +20,7 @@ from typing import Any
 import torch
 
 from benchmarks.compare import damaged, fixture_refused
+from benchmarks.peers.installed import version_of
 from tilus import __version__
 from tilus.errors import TilusError
 from tilus.runtime.nvrtc import nvrtc_version
@@ -113,7 +113,7 @@ def versions() -> dict[str, str]:
         "torch": torch.__version__,
         "cuda": str(torch.version.cuda),
         "nvrtc": _nvrtc(),
-        "cuda-bindings": _version_of("cuda-bindings"),
+        "cuda-bindings": version_of("cuda-bindings") or "absent",
         "python": platform.python_version(),
     }
 
@@ -123,10 +123,3 @@ def _nvrtc() -> str:
         return ".".join(map(str, nvrtc_version()))
     except TilusError as error:
         return f"absent: {error.message}"
-
-
-def _version_of(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "absent"

@@ -67,6 +67,7 @@ from benchmarks.static_kernels import (  # noqa: E402
 )
 from benchmarks.static_tables import PEER_SLOTS, PEERS, SECTION, by_case, full_table, markdown  # noqa: E402
 from tilus import __version__  # noqa: E402
+from tilus.cli.arguments import positives  # noqa: E402
 from tilus.errors import TilusError  # noqa: E402
 from tilus.target import target_from_name  # noqa: E402
 
@@ -135,7 +136,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtypes", type=words, default=WEIGHTS, metavar="T,...")
     parser.add_argument("--activations", type=words, default=ACTIVATIONS, metavar="T,...")
     parser.add_argument("--arch", type=words, default=ARCHS, metavar="A,...")
-    parser.add_argument("--m", type=numbers, default=TOKENS, metavar="M,...")
+    parser.add_argument("--m", type=positives, default=TOKENS, metavar="M,...")
     parser.add_argument("--jobs", type=int, default=2, help="processes that compile (default: 2)")
     parser.add_argument("--update", action="store_true", help="renew these rows of the JSON alone")
     parser.add_argument("--readme", action="store_true", help="write the tables into README.md")
@@ -144,13 +145,6 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(","))
-
-
-def numbers(text: str) -> tuple[int, ...]:
-    found = tuple(int(word) for word in text.split(","))
-    if min(found) < 1:
-        raise argparse.ArgumentTypeError("M is at least 1")
-    return found
 
 
 def check(arguments: argparse.Namespace) -> None:
