@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import tilus
-from tilus.codegen.access import SharedOffset
 from tilus.codegen.kernel import generate
+from tilus.codegen.shared_access import SharedOffset
 from tilus.dtypes import float16, int32
 from tilus.ir.layout import Swizzle, register_layout, shared_row_major
 from tilus.lang.script import Script

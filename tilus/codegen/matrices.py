@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tilus.codegen.access import SharedAccess
+from tilus.codegen.shared_access import SharedAccess
 from tilus.dtypes import Array, int32
 from tilus.ir.expr import Expr, Var, apply, as_expr
 

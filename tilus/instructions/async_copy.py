@@ -20,8 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tilus.codegen.access import GlobalAccess, Piece, SharedAccess, load_tile, store_tile, turns
+from tilus.codegen.access import load_tile, store_tile
+from tilus.codegen.global_access import GlobalAccess
 from tilus.codegen.memory_helpers import EVICTION_PRIORITIES
+from tilus.codegen.pieces import Piece, turns
+from tilus.codegen.shared_access import SharedAccess
 from tilus.errors import TilusError
 from tilus.instructions.arguments import (
     check_offsets,

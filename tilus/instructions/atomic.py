@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
-from tilus.codegen.access import GlobalAccess, SharedAccess, turns
 from tilus.codegen.atomics import atomic_function
 from tilus.codegen.collective import (
     first_of,
@@ -28,7 +27,10 @@ from tilus.codegen.collective import (
     store_element,
     value_as,
 )
+from tilus.codegen.global_access import GlobalAccess
+from tilus.codegen.pieces import turns
 from tilus.codegen.scalar import atom, scalar_type
+from tilus.codegen.shared_access import SharedAccess
 from tilus.dtypes import Array, DataType, int64
 from tilus.errors import TilusError
 from tilus.instructions.arguments import check_offsets, describe, dims_tuple, expect, expr_tuple

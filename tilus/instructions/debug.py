@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tilus.codegen.access import turns
 from tilus.codegen.collective import first_of, replicas
+from tilus.codegen.pieces import turns
 from tilus.dtypes import Array, DataType, float32, int32
 from tilus.errors import TilusError
 from tilus.instructions.arguments import describe, expect

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tilus.codegen.access import GlobalAccess, load_tile, store_tile
+from tilus.codegen.access import load_tile, store_tile
+from tilus.codegen.global_access import GlobalAccess
 from tilus.dtypes import DataType, int64
 from tilus.errors import TilusError
 from tilus.instructions.arguments import (

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilus import dtypes
-from tilus.codegen.access import turns
 from tilus.codegen.collective import first_of, replicas, value_as
 from tilus.codegen.emitter import array_size
+from tilus.codegen.pieces import turns
 from tilus.codegen.scalar import scalar_type
 from tilus.dtypes import Array, DataType, convert
 from tilus.errors import TilusError

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from tilus.codegen.access import turns
+from tilus.codegen.pieces import turns
 from tilus.dtypes import Array, DataType, convert, float32, float64, int32, int64
 from tilus.instructions.arguments import describe, expect, shape_tuple
 from tilus.instructions.elementwise import default_layout, layout_of

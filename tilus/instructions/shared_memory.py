@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from tilus.codegen.access import SharedAccess, load_tile, shared_offset, store_tile, turns
+from tilus.codegen.access import load_tile, store_tile
 from tilus.codegen.collective import first_of, replicas, store_element, value_as
 from tilus.codegen.matrices import load_matrices, store_matrices
+from tilus.codegen.pieces import turns
+from tilus.codegen.shared_access import SharedAccess, shared_offset
 from tilus.dtypes import Array, DataType, int64
 from tilus.instructions.arguments import (
     check_offsets,
