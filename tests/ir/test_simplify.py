@@ -16,7 +16,9 @@ from tilus.dtypes import DataType, boolean, float32, int8, int32, int64, uint8
 from tilus.errors import TilusError
 from tilus.ir.expr import Apply, Const, Expr, Var, apply, cast, const, evaluate
 from tilus.ir.operators import OPERATORS
-from tilus.ir.simplify import CONSTANTS, RULES, Rule, Simplifier, simplify
+from tilus.ir.rule import CONSTANTS, Rule
+from tilus.ir.rules import RULES
+from tilus.ir.simplify import Simplifier, simplify
 
 i, j, n = (Var(int32, name) for name in "ijn")
 RANGES = {i: (0, 31), j: (0, 3), n: (1, 2**31 - 1)}
