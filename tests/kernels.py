@@ -17,7 +17,7 @@ from tilus import Tensor, option
 from tilus.dtypes import DataType
 from tilus.ir.program import Program
 from tilus.ops import kernels, matmul, quantize
-from tilus.ops.matmul import tile_format
+from tilus.ops.products import tile_format
 from tilus.ops.shapes import Layer
 from tilus.ops.tune import problem_of, space
 from tilus.runtime.devices import H100

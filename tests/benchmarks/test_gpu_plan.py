@@ -16,7 +16,7 @@ from tilus.errors import TilusError
 from tilus.ops import quantize
 from tilus.ops.demand import demand
 from tilus.ops.lean import bucket, lean_kernel
-from tilus.ops.matmul import Kind, LeanProduct, product_of
+from tilus.ops.products import Kind, LeanProduct, product_of
 from tilus.ops.small_m import Epilogue
 from tilus.runtime.devices import A100, H100, H200
 

@@ -15,7 +15,7 @@ import tilus
 from tilus import TilusError
 from tilus.dtypes import LOW_PRECISION, DataType
 from tilus.ops import NF4, QuantizedTensor, matmul, quantize
-from tilus.ops.matmul import pack_weight, tile_format, unpack_weight
+from tilus.ops.products import pack_weight, tile_format, unpack_weight
 
 IDS = [d.name for d in LOW_PRECISION]
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from tilus.ops.matmul import ACTIVATIONS
+from tilus.ops.operands import ACTIVATIONS
 from tilus.ops.warmup import ALL_TOKENS, WarmupReport
 from tilus.ops.warmup import warmup as warm_weights
 

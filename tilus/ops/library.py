@@ -18,7 +18,8 @@ from typing import Any
 import torch
 
 from tilus.dtypes import dtype_from_name
-from tilus.ops.matmul import check_operands, multiply, multiply_ready
+from tilus.ops.matmul import multiply, multiply_ready
+from tilus.ops.operands import check_operands
 from tilus.ops.quantized_tensor import QuantizedTensor
 from tilus.ops.storage import find_prepared
 

@@ -28,7 +28,7 @@ class Prepared:
         sources: the memory of scales and zeros that it was made of; that of the codes is the key.
         versions: how often codes, scales and zeros had been written to.
         forms: packed tensors, by format.
-        calls: what multiplies by the weight, by the kind of operands (matmul.py). Neither holds
+        calls: what multiplies by the weight, by the kind of operands (products.py). Neither holds
             the codes, or they would never be freed.
     """
 

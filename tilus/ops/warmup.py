@@ -24,7 +24,9 @@ from tilus.config import get_option, settings
 from tilus.errors import TilusError
 from tilus.lang.script import Specialisation
 from tilus.ops.lean import MOST_TOKENS, bucket
-from tilus.ops.matmul import ACTIVATIONS, Call, Kind, Product, call_for, product_of
+from tilus.ops.matmul import call_for
+from tilus.ops.operands import ACTIVATIONS
+from tilus.ops.products import Call, Kind, Product, product_of
 from tilus.ops.quantized_tensor import QuantizedTensor
 from tilus.ops.weight_checks import FLOATS
 from tilus.runtime import launch
